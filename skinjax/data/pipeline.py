@@ -1,0 +1,181 @@
+"""From prepared records to uint8 batches: which examples, in which order, decoded, fitted and stacked."""
+
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import grain.python as grain
+import numpy as np
+
+from skinjax.data.images import decode_image, decode_mask, fit_image, fit_mask
+from skinjax.data.records import Row
+
+Batch = dict[str, np.ndarray]
+
+# Batches that are decoded ahead of the one in use: enough to hide a slow one, few enough to hold in memory.
+BATCHES_AHEAD = 4
+
+
+class Prepared(Protocol):
+    """What the pipeline asks of a prepared data set (`records.Prepared` is one)."""
+
+    classes: tuple[str, ...]
+    table: Sequence[Row]
+
+    def read(self, position: int) -> tuple[bytes, bytes | None]:
+        """Reads the encoded image and mask at a position."""
+
+
+class Examples:
+    """The examples of a split, decoded and fitted to the model's input.
+
+    Args:
+        prepared: the records.
+        positions: of the split's examples in the records' table.
+        image_size: height and width of the model's input in pixels.
+        fit: 'squash' or 'letterbox': how a picture is brought to that size.
+        with_masks: whether masks are read; every example must have one.
+        cache: whether what was decoded once is kept in the host's memory (uint8: four bytes a pixel).
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        positions: Sequence[int],
+        image_size: tuple[int, int],
+        fit: str,
+        with_masks: bool,
+        cache: bool,
+    ):
+        self._prepared = prepared
+        self.positions = list(positions)
+        self._image_size = image_size
+        self._fit = fit
+        self._with_masks = with_masks
+        self._cache: dict[int, Batch] | None = {} if cache else None
+        self._class_indices = {name: index for index, name in enumerate(prepared.classes)}
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One example: images uint8 [H, W, 3], boxes int32 [4], labels int32 [] (-1 for none), masks uint8 [H, W, 1]."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        position = self.positions[index]
+        row = self._prepared.table[position]
+        image_bytes, mask_bytes = self._prepared.read(position)
+        image, box = fit_image(
+            decode_image(image_bytes, row.image_id), self._image_size, self._fit
+        )
+        label = self._class_indices[row.label] if row.label is not None else -1
+        example = {"images": image, "boxes": box, "labels": np.int32(label)}
+        if self._with_masks:
+            mask = decode_mask(mask_bytes, row.image_id)
+            example["masks"] = fit_mask(mask, self._image_size, self._fit)[..., np.newaxis]
+        if self._cache is not None:
+            self._cache[index] = example
+        return example
+
+    def batch(self, indices: Iterable[int], batch_size: int | None = None) -> Batch:
+        """Stacks examples along a first axis; adds `valid`, float32 [N]: 1, and 0 for what fills up to `batch_size`."""
+        examples = [self[int(index)] for index in indices]
+        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        batch["valid"] = np.ones(len(examples), np.float32)
+        missing = (batch_size or len(examples)) - len(examples)
+        if missing:
+            batch = {
+                name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+                for name, array in batch.items()
+            }
+        return batch
+
+
+def train_batches(
+    examples: Examples,
+    batch_size: int,
+    seed: int,
+    start: int,
+    num_threads: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Batches of a training without end, in an order that depends on nothing but the seed.
+
+    The examples are shuffled anew each epoch and cut into batches across the epochs' borders, so that each example
+    comes once an epoch whatever the batch size. The n-th batch is a function of n: the position of a
+    training in its data is one integer, and going on from it needs no reading of what came before.
+
+    Args:
+        examples: of the training split.
+        batch_size: of the global batch.
+        seed: of the shuffling.
+        start: the batch to begin with.
+        num_threads: that decode.
+        process_index: which share of each global batch is this process's.
+        process_count: number of shares.
+
+    Returns:
+        An iterator over this process's shares.
+    """
+    local = batch_size // process_count
+
+    def load(indices: np.ndarray) -> Batch:
+        return examples.batch(indices[process_index * local : (process_index + 1) * local])
+
+    batches = (
+        grain.MapDataset.range(len(examples))
+        .shuffle(seed=seed)
+        .repeat()
+        .batch(batch_size)
+        .map(load)
+        .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))
+    )
+    iterator = iter(batches)
+    iterator.set_state({"next_index": start})
+    return iterator
+
+
+def eval_batches(
+    examples: Examples,
+    batch_size: int,
+    num_threads: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Each example once, in order; the last batch is filled up with examples whose `valid` is 0.
+
+    Args as `train_batches`. All batches have one shape, and every process gets the same number of them.
+    """
+    local = batch_size // process_count
+
+    def load(first: int) -> Batch:
+        first += process_index * local
+        indices = range(first, min(first + local, len(examples)))
+        if not indices:  # this process has no share in the last batch
+            empty = examples.batch([0])
+            empty["valid"] = np.zeros(1, np.float32)
+            return {name: np.repeat(array, local, axis=0) for name, array in empty.items()}
+        return examples.batch(indices, local)
+
+    return iter(
+        grain.MapDataset.range(0, len(examples), batch_size)
+        .map(load)
+        .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))
+    )
+
+
+def prefetch(batches: Iterable[Batch], put: Any, ahead: int = 2) -> Iterator[Any]:
+    """Sends batches to the devices some steps before they are needed.
+
+    Args:
+        batches: on the host.
+        put: sends one, without waiting (`engine.parallel.put_batch`).
+        ahead: batches on the device beside the one in use.
+    """
+    queue: collections.deque[Any] = collections.deque()
+    for batch in batches:
+        queue.append(put(batch))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue

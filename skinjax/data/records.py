@@ -1,0 +1,435 @@
+"""Any source -> one set of ArrayRecord files in the cache, made once, whole or not at all."""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from array_record.python import array_record_module
+from tensorflow_datasets.core import writer as tfds_writer
+from tensorflow_datasets.proto import tf_example_pb2
+from tqdm import tqdm
+
+from skinjax.data import images
+from skinjax.data.archives import build_folder, disk_error
+from skinjax.data.sources.example import Example, Source
+from skinjax.errors import UserError
+
+# A shard has one reader, which threads share; more and smaller files would only cost file handles.
+EXAMPLES_PER_SHARD = 8192
+
+# Broken pictures up to this share are left out with a warning; more of them is a broken copy.
+MAX_SHARE_LEFT_OUT = 0.01
+
+_INDEX = "index.csv"
+_ABOUT = "prepared.json"
+_COLUMNS = ("image_id", "lesion_id", "label", "part")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is known of one prepared picture.
+
+    Attributes:
+      image_id: The name of the picture, unique in its data set.
+      lesion_id: The lesion it shows; the image_id where the data set does not say.
+      label: The class name of the diagnosis, or None.
+      part: The official split (`train`, `val` or `test`), or None.
+      metadata: What else the data set says about it, as text.
+    """
+
+    image_id: str
+    lesion_id: str
+    label: str | None
+    part: str | None
+    metadata: dict[str, str]
+
+
+class Prepared:
+    """A prepared data set: the encoded pictures and masks, and their table in the same order.
+
+    Attributes:
+      directory: The folder that holds it.
+      name: The name of the data set.
+      classes: The class names, in the order of the labels.
+      has_lesion_ids: Whether the data set says which pictures show the same lesion.
+      notes: Sentences about what was left out, for the user to read.
+      table: One row a picture, in record order.
+    """
+
+    def __init__(self, directory: str | Path):
+        """Opens the prepared data set in `directory`.
+
+        Raises:
+          UserError: The folder holds none, or a damaged one.
+        """
+        self.directory = Path(directory)
+        mend = f"delete the folder {self.directory}, and it will be made anew"
+        try:
+            about = json.loads((self.directory / _ABOUT).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{self.directory} holds no prepared data set: {mend}.") from error
+        self.name: str = about["name"]
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.has_lesion_ids: bool = about["has_lesion_ids"]
+        self.notes: list[str] = about["notes"]
+        self.table: list[Row] = _read_table(self.directory / _INDEX)
+        self._shards: list[Path] = []
+        self._starts: list[int] = [0]
+        for shard in about["shards"]:
+            path = self.directory / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise UserError(f"The records {path} are damaged or missing: {mend}.")
+            self._shards.append(path)
+            self._starts.append(self._starts[-1] + shard["num_examples"])
+        if self._starts[-1] != len(self.table):
+            raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
+        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "Prepared":
+        """Opens the prepared data set in `directory`."""
+        return cls(directory)
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.table)
+
+    def read(self, position: int) -> tuple[bytes, bytes | None]:
+        """Reads the encoded picture and mask (None where there is none) at a position of the table.
+
+        It may be called from several threads.
+
+        Raises:
+          UserError: The record is damaged.
+        """
+        if not 0 <= position < len(self.table):
+            raise IndexError(f"position {position} of {len(self.table)} records")
+        try:
+            record = self._records[position]
+        except RuntimeError as error:
+            shard = np.searchsorted(self._starts, position, side="right") - 1
+            raise UserError(
+                f"Record {position - self._starts[shard]} of {self._shards[shard]} (image "
+                f"{self.table[position].image_id}) is damaged ({error}): delete the folder "
+                f"{self.directory}, and it will be made anew."
+            ) from error
+        features = tf_example_pb2.Example.FromString(record).features.feature
+        mask = features["mask"].bytes_list.value[0] if "mask" in features else None
+        return features["image"].bytes_list.value[0], mask
+
+
+def prepare(
+    source: Source, cache_dir: str | Path, size: int, num_threads: int | None = None
+) -> Prepared:
+    """Makes the records of a source in the cache, or finds them there.
+
+    Pictures are reduced so that their shorter side has at most `size` pixels; those that fit keep
+    their file's bytes. Masks keep their bytes and size always. What is found again is told by the
+    source's content, this package's reading code and `size`.
+
+    Args:
+      source: The data set.
+      cache_dir: The cache; the records go to its `prepared`.
+      size: Pixels of the shorter side, at most.
+      num_threads: Threads that decode and encode; the number of cores if None.
+
+    Returns:
+      The prepared data set.
+
+    Raises:
+      UserError: A mask is broken or has another shape than its picture, more than 1% of the
+        pictures are broken, or the cache cannot be written.
+    """
+    cache_dir = Path(cache_dir).expanduser()
+    key = f"{source.name}\n{source.fingerprint()}\n{_code_digest()}\n{size}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    directory = cache_dir / "prepared" / f"{source.name}-{digest}"
+    if not directory.is_dir():
+        examples = source.examples()
+        if not examples:
+            raise UserError(f"The data set {source.name} holds no pictures: check its folder.")
+        try:
+            with build_folder(directory) as folder:
+                _build(source, examples, folder, size, num_threads or os.cpu_count() or 1)
+        except OSError as error:
+            raise disk_error(directory.parent, error) from error
+    prepared = Prepared.open(directory)
+    for note in prepared.notes:
+        if note not in source.notes:  # a source tells its own when it is opened
+            logging.warning("%s", note)
+    return prepared
+
+
+class _Info(tfds.core.DatasetInfo):
+    """Keeps TFDS from looking for the data set in its bucket (it leaves a temporary folder)."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: our data sets are in no bucket."""
+
+
+class _RecordWriter(tfds_writer.ExampleWriter):
+    """Tells a failure to write apart from a failure to make an example."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> None:
+        """Writes serialized examples to one shard."""
+        writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1")
+        for _, serialized in examples:
+            with _as_os_error():
+                writer.write(serialized)
+        with _as_os_error():
+            writer.close()
+
+
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """The one TFDS builder of all data sets: prepared examples in, one record set out.
+
+    Shard by shard, because the other kind of builder holds a gigabyte in memory to shuffle it, and
+    needs TensorFlow from there on.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self, name: str, num_examples: int, encoded: Iterator[dict[str, Any]], **kwargs: Any
+    ):
+        self.name = name
+        self._num_examples = num_examples
+        self._encoded = encoded
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # As strings of bytes, because a mask's palette would not survive TFDS's own image feature.
+        file = tfds.features.Tensor(shape=(), dtype=np.object_)
+        mask = tfds.features.Tensor(shape=(), dtype=np.object_, optional=True)
+        features = tfds.features.FeaturesDict({"image": file, "mask": mask, "image_id": file})
+        return _Info(builder=self, description=f"{self.name}, prepared", features=features)
+
+    def _example_writer(self) -> tfds_writer.ExampleWriter:
+        return _RecordWriter(file_format=self.info.file_format)
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
+        num_shards = -(-self._num_examples // EXAMPLES_PER_SHARD)
+        return {"all_examples": [self._shard] * num_shards}
+
+    def _shard(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for encoded in itertools.islice(self._encoded, EXAMPLES_PER_SHARD):
+            yield encoded["image_id"], encoded
+            # TFDS keeps every example of a shard to count them at the end: keep an empty one.
+            encoded.clear()
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """ArrayRecord says RuntimeError when a disk is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
+def _build(
+    source: Source, examples: Sequence[Example], folder: Path, size: int, num_threads: int
+) -> None:
+    """Fills `folder` with the records, their table and what `Prepared` needs to know."""
+    rows: list[Row] = []
+    broken: list[UserError] = []
+    with contextlib.ExitStack() as stack:
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
+        stack.callback(pool.shutdown, cancel_futures=True)
+        update = stack.enter_context(_progress(source.name, len(examples)))
+        encoded = _encode_all(source, examples, size, pool, 4 * num_threads, rows, broken, update)
+        builder = _Builder(source.name, len(examples), encoded, data_dir=folder / "tfds")
+        # TFDS prints that it downloads, which would be wrong here.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    made = Path(builder.data_dir)
+    for file in made.iterdir():
+        file.rename(folder / file.name)
+    shutil.rmtree(folder / "tfds")
+    lengths = builder.info.splits["all_examples"].shard_lengths
+    paths = sorted(folder.glob("*array_record*"))
+    shards = [
+        {"file": path.name, "num_examples": length, "bytes": path.stat().st_size}
+        for path, length in zip(paths, lengths, strict=True)
+        if length
+    ]
+    notes = list(source.notes)
+    if broken:
+        notes.append(_broken_note(source, broken, len(examples)))
+    _write_table(folder / _INDEX, rows)
+    about = {
+        "name": source.name,
+        "classes": source.classes,
+        "has_lesion_ids": source.has_lesion_ids,
+        "size": size,
+        "notes": notes,
+        "shards": shards,
+    }
+    (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _encode_all(
+    source: Source,
+    examples: Sequence[Example],
+    size: int,
+    pool: ThreadPoolExecutor,
+    num_ahead: int,
+    rows: list[Row],
+    broken: list[UserError],
+    update: Callable[[], None],
+) -> Iterator[dict[str, Any]]:
+    """Encodes in threads, a bounded number ahead; fills `rows` and `broken` in the same order."""
+    # An error after each broken picture would show one at a time; a whole broken copy stops early.
+    num_allowed = int(MAX_SHARE_LEFT_OUT * len(examples))
+    num_listed = num_allowed + 20
+    seen: set[str] = set()
+    queue: collections.deque[tuple[Example, Future]] = collections.deque()
+    remaining = iter(examples)
+    while True:
+        for example in itertools.islice(remaining, num_ahead - len(queue)):
+            if example.image_id in seen:
+                raise UserError(
+                    f"The image id {example.image_id} comes twice in {source.name}: rename or "
+                    f"remove {example.image_name}."
+                )
+            seen.add(example.image_id)
+            if example.label is not None and example.label not in source.classes:
+                raise UserError(
+                    f"The image {example.image_id} has the label {example.label!r}, which is none "
+                    f"of {', '.join(source.classes)}: correct it in the table of {source.name}."
+                )
+            queue.append((example, pool.submit(_encode, example, size)))
+        if not queue:
+            break
+        example, future = queue.popleft()
+        result = future.result()
+        update()
+        if isinstance(result, UserError):
+            broken.append(result)
+            if len(broken) > num_listed:
+                break
+            continue
+        lesion_id = example.lesion_id or example.image_id
+        metadata = dict(example.metadata)
+        rows.append(Row(example.image_id, lesion_id, example.label, example.part, metadata))
+        yield result
+    if len(broken) > num_allowed:
+        raise UserError(_broken_note(source, broken, len(examples)))
+
+
+def _encode(example: Example, size: int) -> dict[str, Any] | UserError:
+    """Loads, checks and encodes one example; returns the error where the picture is broken."""
+    try:
+        image_bytes, mask_bytes = example.load()
+    except OSError as error:
+        names = " or ".join(filter(None, (example.image_name, example.mask_name)))
+        raise UserError(f"Cannot read {names} ({error.strerror or error}).") from error
+    try:
+        image = images.decode_image(image_bytes, example.image_name)
+    except UserError as error:
+        return error
+    if mask_bytes is not None:
+        mask = images.decode_mask(mask_bytes, example.mask_name or example.image_name)
+        if not _same_aspect(image.shape[:2], mask.shape):
+            raise UserError(
+                f"The mask {example.mask_name} has {mask.shape[1]} x {mask.shape[0]} pixels and "
+                f"its picture {example.image_name} {image.shape[1]} x {image.shape[0]}: their "
+                "aspect ratios differ, so one of them is not the other's."
+            )
+    reduced = images.shrink(image, size)
+    if reduced is not image or not images.is_plain(image_bytes):
+        image_bytes = images.encode_image(reduced)
+    return {"image": image_bytes, "mask": mask_bytes, "image_id": example.image_id}
+
+
+def _same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two sizes (height, width) differ by a scale alone, up to a pixel of the smaller."""
+    (height, width), (other_height, other_width) = sorted((size, other))
+    by_width = abs(height - other_height * width / other_width)
+    by_height = abs(width - other_width * height / other_height)
+    return min(by_width, by_height) <= 1
+
+
+def _broken_note(source: Source, broken: list[UserError], num_examples: int) -> str:
+    """One sentence about the pictures that do not decode, with the first ones in full."""
+    listed = " ".join(str(error) for error in broken[:5])
+    more = f" And {len(broken) - 5} more." if len(broken) > 5 else ""
+    return (
+        f"{len(broken)} of the {num_examples} pictures of {source.name} cannot be used (up to "
+        f"{MAX_SHARE_LEFT_OUT:.0%} are left out): {listed}{more}"
+    )
+
+
+@contextlib.contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """Shows how far the preparation is on stderr: a bar on a terminal, else a line every tenth."""
+    if sys.stderr.isatty():
+        with tqdm(total=total, desc=f"preparing {name}", unit=" images", delay=1) as bar:
+            yield lambda: bar.update() and None
+        return
+    start = time.monotonic()
+    num_done = 0
+
+    def update() -> None:
+        nonlocal num_done
+        num_done += 1
+        seconds = time.monotonic() - start
+        if num_done * 10 // total > (num_done - 1) * 10 // total and seconds > 1:
+            rate = num_done / seconds
+            print(
+                f"preparing {name}: {num_done} of {total} images, {rate:.0f} images/s, "
+                f"{(total - num_done) / rate:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    yield update
+
+
+def _code_digest() -> str:
+    """A digest of the code that decides what is in the records."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in (Path(__file__), here / "images.py", *sorted((here / "sources").glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _write_table(path: Path, rows: list[Row]) -> None:
+    """Writes the table as CSV; metadata columns are marked, so that no name can clash."""
+    keys = sorted({key for row in rows for key in row.metadata})
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*_COLUMNS, *(f"metadata.{key}" for key in keys)])
+        for row in rows:
+            known = (row.image_id, row.lesion_id, row.label or "", row.part or "")
+            writer.writerow([*known, *(row.metadata.get(key, "") for key in keys)])
+
+
+def _read_table(path: Path) -> list[Row]:
+    """Reads what `_write_table` wrote; empty metadata is left out."""
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        keys = [column.removeprefix("metadata.") for column in next(reader)[len(_COLUMNS) :]]
+        rows = []
+        for image_id, lesion_id, label, part, *values in reader:
+            metadata = {key: value for key, value in zip(keys, values, strict=True) if value}
+            rows.append(Row(image_id, lesion_id, label or None, part or None, metadata))
+        return rows

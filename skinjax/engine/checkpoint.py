@@ -1,0 +1,150 @@
+"""Checkpoints: the state, how far the data was read, and which of them are kept."""
+
+import errno
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from skinjax.errors import UserError
+
+PyTree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last few and the best, each state and progress as one whole.
+
+    Orbax's `max_to_keep` with a `best_fn` may delete the newest; the two preservation policies keep
+    both. A checkpoint is written beside its place and renamed when whole, so that a run killed
+    while saving finds the one before.
+
+    Args:
+        directory: where they lie; made where it is missing, unless `read_only`.
+        keep_last: how many of the newest are kept.
+        best_metric: the figure, higher is better, whose best checkpoint is kept too.
+        read_only: for reading the checkpoints of a run that may still be training.
+    """
+
+    def __init__(
+        self, directory: Path, keep_last: int, best_metric: str, *, read_only: bool = False
+    ):
+        self.directory = directory
+        self._best_metric = best_metric
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep_last),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[best_metric],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                best_fn=lambda metrics: metrics[best_metric],
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+            item_names=("state", "progress"),
+        )
+
+    def steps(self) -> list[int]:
+        """The steps that a whole checkpoint is there for, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest checkpoint's step; None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the best by the named metric; the newest where none was evaluated."""
+        best = self._manager.best_step()
+        return self.latest_step() if best is None else best
+
+    def save(
+        self, step: int, state: PyTree, progress: dict[str, Any], metrics: dict[str, float] | None
+    ) -> None:
+        """Starts to save a checkpoint; returns as soon as the arrays are off the device.
+
+        Args:
+            step: updates done.
+            state: the arrays.
+            progress: plain values: the data's position and the clock.
+            metrics: figures of an evaluation at this very step, or None where there was none.
+
+        Raises:
+            UserError: where the disk is full (of this checkpoint or of the one before).
+        """
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+                metrics=metrics,
+            )
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def wait(self) -> None:
+        """Waits until what was saved is on the disk.
+
+        Raises:
+            UserError: where the disk is full.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Reads the checkpoint of a step, onto the devices that the abstract state names.
+
+        Args:
+            step: one of `steps()`.
+            abstract_state: `jax.ShapeDtypeStruct`s with shardings.
+
+        Returns:
+            The state and the progress, as they were saved.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
+            ),
+        )
+        return restored.state, restored.progress
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error in the user's words where it is a full disk; else as it is."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # tensorstore reports the system's words inside errors of its own kind.
+        words = ("No space left on device", "Disk quota exceeded")
+        if full or any(word in str(error) for word in words):
+            return UserError(
+                f"The disk is full: a checkpoint could not be saved in {self.directory}. Those before it are "
+                "whole; make room and start the same command again, it goes on from the newest."
+            )
+        return error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finishes what is being saved, whatever ended the run."""
+        try:
+            self._manager.close()
+        except Exception as closing:
+            if error is None:
+                raise self._explained(closing) from closing
+            raise

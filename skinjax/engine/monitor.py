@@ -1,0 +1,194 @@
+"""What a training shows and writes while it runs: progress, rates, JSONL and TensorBoard."""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from tensorboardX import SummaryWriter
+
+from skinjax.errors import UserError
+
+
+class Monitor:
+    """Logs the figures of a training, one window behind it, so that the host never waits for the device.
+
+    A window is the steps between two log events. Its figures are fetched when the next one is full: by
+    then the device is done with them. Rates leave out compilation and evaluation (`pause`).
+
+    Args:
+        workdir: gets metrics.jsonl and TensorBoard's files.
+        start_step: the step that the training goes on from; later lines of an earlier, stopped run are cut off, since
+            their steps are done again.
+        total_steps: of the whole training.
+        batch_size: images a step.
+        steps_per_epoch: may be fractional.
+        training_seconds: what the run had spent on its steps before it was resumed.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start_step: int,
+        total_steps: int,
+        batch_size: int,
+        steps_per_epoch: float,
+        training_seconds: float,
+    ):
+        self._total_steps = total_steps
+        self._batch_size = batch_size
+        self._steps_per_epoch = steps_per_epoch
+        self._path = workdir / "metrics.jsonl"
+        cut_after(self._path, start_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._window: list[dict[str, jax.Array]] = []
+        self._behind: tuple[int, list[dict[str, jax.Array]]] | None = None
+        self._seconds_before = training_seconds
+        self._start = self._window_start = time.monotonic()
+        self._paused = self._window_paused = 0.0
+        self._fetched_step = start_step
+        self._status_width = 0
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds spent on steps so far, those of the resumed runs included, pauses not."""
+        return self._seconds_before + time.monotonic() - self._start - self._paused
+
+    def progress(self, step: int) -> dict[str, float]:
+        """What a checkpoint notes beside the state: the data's position and the clock."""
+        return {
+            "examples_seen": step * self._batch_size,
+            "training_seconds": self.training_seconds,
+        }
+
+    def add(self, figures: dict[str, jax.Array]) -> None:
+        """Takes one step's figures, scalars on the device, without waiting for them."""
+        self._window.append(figures)
+
+    def log_window(self, step: int) -> None:
+        """Closes the window at `step` and writes the one before it.
+
+        Raises:
+            UserError: where that window's loss is not finite.
+        """
+        behind, self._behind = self._behind, (step, self._window)
+        self._window = []
+        if behind is not None:
+            self._write_window(*behind)
+
+    def flush(self, step: int) -> None:
+        """Writes what is not written yet, waiting for the device; to be called before a pause or the end."""
+        if self._behind is not None:
+            behind, self._behind = self._behind, None
+            self._write_window(*behind)
+        if self._window:
+            window, self._window = self._window, []
+            self._write_window(step, window)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves what happens inside (compilation, evaluation) out of the rates."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - start
+
+    def write(self, step: int, split: str, figures: dict[str, float]) -> None:
+        """Writes one log event: a line of JSON, and a point a figure for TensorBoard."""
+        event = {"step": step, "epoch": round(step / self._steps_per_epoch, 4), "split": split}
+        self._file.write(json.dumps(event | figures) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        self._clear_status()
+        print(line, flush=True)
+
+    def _write_window(self, step: int, window: list[dict[str, jax.Array]]) -> None:
+        rows = jax.device_get(window)
+        now = time.monotonic()
+        seconds = now - self._window_start - (self._paused - self._window_paused)
+        self._window_start, self._window_paused = now, self._paused
+        num_steps = step - self._fetched_step
+        self._fetched_step = step
+        rate = num_steps * self._batch_size / max(seconds, 1e-9)
+        figures = {
+            f"train/{name}": float(sum(row[name] for row in rows)) / len(rows)
+            for name in rows[0]
+            if name != "learning_rate"
+        }
+        figures |= {"learning_rate": float(rows[-1]["learning_rate"]), "images_per_second": rate}
+        self.write(step, "train", figures)
+        if not math.isfinite(figures["train/loss"]):
+            raise UserError(
+                f"The loss was not finite between steps {step - num_steps} and {step}; the last checkpoint is kept. "
+                "Lower config.optimizer.learning_rate, or set config.optimizer.clip_norm."
+            )
+        left = (self._total_steps - step) * self._batch_size / rate
+        self._status(
+            f"step {step:,}/{self._total_steps:,}  epoch {step / self._steps_per_epoch:.1f}  "
+            f"loss {figures['train/loss']:.4f}  {rate:,.0f} images/s  {duration(left)} left"
+        )
+
+    def _status(self, line: str) -> None:
+        """Shows a line that the next one replaces; on what is no terminal, a line of its own."""
+        if not sys.stdout.isatty():
+            print(line, flush=True)
+            return
+        self._clear_status()
+        self._status_width = len(line)
+        print(line, end="\r", flush=True)
+
+    def _clear_status(self) -> None:
+        if self._status_width:
+            print(" " * self._status_width, end="\r")
+            self._status_width = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._clear_status()
+        self._file.close()
+        self._tensorboard.close()
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Cuts the log events after `step` off a metrics.jsonl, a torn last line with them; nothing where there is no file."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            break  # torn by a kill while it was being written: nothing follows it
+        if event["step"] <= step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: '48 s', '12 min', '3 h 20 min'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

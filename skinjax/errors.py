@@ -1,0 +1,8 @@
+"""The one exception that is meant for the user's eyes."""
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is a sentence that names the file or key and the mend.
+
+    `skinjax.main` prints it without a traceback and exits with status 2.
+    """

@@ -1,0 +1,75 @@
+"""SE-UNet: a U-Net with a squeeze-and-excitation block after each of its nine double convolutions."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from skinjax.models.attention import ScSE, SqueezeExcitation
+from skinjax.models.layers import DoubleConv, UpConv, max_pool_2x2
+
+ATTENTIONS = ("se", "scse", "none")
+NUM_LEVELS = 4  # halvings between the input and the bottleneck
+
+
+class SEUNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015) with channel attention (Hu et al. 2018; Roy et al. 2018).
+
+    With base_features 64, three input channels and one output channel it has 31,258,873 parameters with
+    'se', 31,261,826 with 'scse' and 31,037,633 with 'none'.
+
+    Attributes:
+        base_features: channels of the first level; each of the four levels below doubles them.
+        attention: 'se', 'scse' or 'none': what follows each double convolution.
+        reduction: how many channels share a unit of the squeeze-and-excitation block's hidden layer.
+        num_outputs: channels of the logits.
+        dtype: type of the computation; parameters and BatchNorm's statistics are float32.
+    """
+
+    base_features: int = 64
+    attention: str = "se"
+    reduction: int = 16
+    num_outputs: int = 1
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Predicts a logit for each pixel.
+
+        Args:
+            images: float32 [N, H, W, 3], normalised, of any height and width (padded to a multiple of 16
+                with their own border pixels, and cropped back, inside).
+            train: whether BatchNorm uses, and updates, the statistics of the batch.
+
+        Returns:
+            float32 logits [N, H, W, num_outputs].
+        """
+        height, width = images.shape[1:3]
+        multiple = 2**NUM_LEVELS
+        pad_height, pad_width = -height % multiple, -width % multiple
+        x = images.astype(self.dtype)
+        if pad_height or pad_width:
+            x = jnp.pad(x, ((0, 0), (0, pad_height), (0, pad_width), (0, 0)), mode="edge")
+
+        skips = []
+        for level in range(NUM_LEVELS):
+            x = self._block(x, self.base_features * 2**level, f"encoder_{level}", train)
+            skips.append(x)
+            x = max_pool_2x2(x)
+        x = self._block(x, self.base_features * 2**NUM_LEVELS, "bottleneck", train)
+        for level in reversed(range(NUM_LEVELS)):
+            features = self.base_features * 2**level
+            x = UpConv(features, dtype=self.dtype, name=f"up_{level}")(x)
+            x = jnp.concatenate([skips[level], x], axis=-1)
+            x = self._block(x, features, f"decoder_{level}", train)
+
+        logits = nn.Conv(self.num_outputs, (1, 1), dtype=jnp.float32, name="head")(
+            x.astype(jnp.float32)
+        )
+        return logits[:, :height, :width]
+
+    def _block(self, x: jax.Array, features: int, name: str, train: bool) -> jax.Array:
+        x = DoubleConv(features, dtype=self.dtype, name=name)(x, train)
+        if self.attention == "none":
+            return x
+        attention = {"se": SqueezeExcitation, "scse": ScSE}[self.attention]
+        return attention(self.reduction, dtype=self.dtype, name=f"{name}_{self.attention}")(x)

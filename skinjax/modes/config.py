@@ -1,0 +1,131 @@
+"""The configuration: every field with its meaning, and the values that it may have."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from skinjax.errors import UserError
+
+def segmentation_config() -> ConfigDict:
+    """The fields of a segmentation experiment with their defaults: SE-UNet on HAM10000."""
+    config = _shared_config("segmentation")
+    config.best_metric = "val/jaccard"
+    config.model = ConfigDict(
+        dict(
+            base_features=64,  # channels of the first level
+            attention="se",  # 'se', 'scse' or 'none'
+            reduction=16,  # channels that share a hidden unit of the squeeze-and-excitation block
+        )
+    )
+    config.loss = ConfigDict(dict(bce=1.0, dice=1.0))  # weights of the loss's parts
+    return config
+
+
+def _shared_config(task: str) -> ConfigDict:
+    config = ConfigDict()
+    config.task = task
+    config.seed = 0  # of the parameters, the order of the data and the augmentation
+    config.image_size = (192, 256)  # height and width of the model's input in pixels
+    config.fit = "squash"  # how a picture is brought to it: 'squash' or 'letterbox'
+    config.dtype = "auto"  # of the computation; 'auto': bfloat16 on an accelerator, else float32
+    config.batch_size = 32  # examples of one update, over all devices
+    config.accumulation = 1  # parts that a batch is worked through in, where memory is short
+    config.num_epochs = 30.0
+    config.ema_decay = 0.0  # of the average of the weights; 0 is off
+    config.eval_every_epochs = 1.0
+    config.save_every_steps = 1000  # checkpoints between evaluations; each evaluation saves anyway
+    config.log_every_steps = 50
+    config.keep_last = 2  # checkpoints, beside the best
+    config.data = ConfigDict(
+        dict(
+            dataset="ham10000",
+            source="",  # folder, zip or folder of zips, as downloaded
+            cache_dir="~/.cache/skinjax",  # of unpacked and prepared data
+            size=256,  # shorter side of a prepared image, at most
+            num_images=0,  # that the phantom makes; other data sets have their own number
+            split="lesion",  # what is split: 'lesion', or 'image' to repeat others' work
+            split_seed=0,
+            folds=0,  # 0: 80/10/10; K: test is fold k of K, val the next
+            fold=0,
+            cache="host",  # 'host': decoded once, kept in memory; 'none': decoded each time
+            num_threads=4,  # that decode
+        )
+    )
+    config.augmentation = ConfigDict(
+        dict(
+            flip=True,
+            quarter_turns=False,  # for square input only
+            rotate_degrees=15.0,  # each of these is the largest change, drawn evenly; 0 is off
+            scale=0.1,
+            translate=0.05,  # of the side
+            brightness=0.1,
+            contrast=0.1,
+            saturation=0.1,
+            hue=0.02,  # of the colour circle
+        )
+    )
+    config.optimizer = ConfigDict(
+        dict(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, clip_norm=1.0)
+    )
+    config.schedule = ConfigDict(
+        dict(
+            name="cosine",  # 'constant', 'plateau', 'step', 'exponential', 'cosine', 'polynomial'
+            warmup_epochs=1.0,
+            factor=0.1,  # plateau, step, exponential: of one decay
+            decay_epochs=10.0,  # step: between two decays; exponential: that one decay takes
+            patience=3,  # plateau: evaluations without a better score
+            power=0.9,  # polynomial
+            end_fraction=0.0,  # cosine, polynomial: last rate over peak; plateau: the lowest
+        )
+    )
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses values that no experiment can have.
+
+    Raises:
+        UserError: naming the key and what it may be.
+    """
+
+    def choose(key: str, *choices: Any) -> None:
+        _require(key, _get(config, key), _get(config, key) in choices, f"one of {choices}")
+
+    def positive(*keys: str) -> None:
+        for key in keys:
+            _require(key, _get(config, key), _get(config, key) > 0, "above 0")
+
+    def within(low: float, high: float, *keys: str) -> None:
+        for key in keys:
+            value = _get(config, key)
+            _require(key, value, low <= value <= high, f"between {low} and {high}")
+
+    choose("task", "segmentation")
+    choose("fit", "squash", "letterbox")
+    choose("dtype", "auto", "float32", "bfloat16")
+    choose("data.split", "lesion", "image")
+    choose("data.cache", "host", "none")
+    choose("model.attention", "se", "scse", "none")
+    positive(
+        "batch_size", "accumulation", "num_epochs", "eval_every_epochs", "save_every_steps"
+    )
+    positive("log_every_steps", "keep_last", "data.size", "data.num_threads")
+    positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
+    within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
+    within(1e-6, 0.99999, "schedule.factor")
+    size = config.image_size
+    _require("image_size", size, len(size) == 2 and min(size) >= 16, "(height, width), each at least 16")
+    square = size[0] == size[1]
+    turns = config.augmentation.quarter_turns
+    _require("augmentation.quarter_turns", turns, square or not turns, "False, or image_size a square")
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def _require(key: str, value: Any, holds: bool, what: str) -> None:
+    if not holds:
+        raise UserError(f"config.{key}={value!r} must be {what}.")

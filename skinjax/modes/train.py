@@ -1,0 +1,230 @@
+"""Training: the loop on one screen, and beneath it what it stands on."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from skinjax.data import splits as splitting
+from skinjax.data.pipeline import eval_batches, prefetch, train_batches
+from skinjax.data.records import Prepared
+from skinjax.engine import optim, parallel
+from skinjax.engine.checkpoint import Checkpoints
+from skinjax.engine.monitor import Monitor, duration
+from skinjax.engine.preemption import Interrupted, stop_on_signals
+from skinjax.engine.state import TrainState
+from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
+from skinjax.errors import UserError
+from skinjax.modes import build
+from skinjax.modes.config import check_config
+from skinjax.modes.workdir import locked, open_workdir, write_config
+
+
+def train(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, float]:
+    """Trains what the configuration describes, or goes on with it where the folder holds it already.
+
+    Args:
+        config: made by one of configs/.
+        workdir: the run's folder; the README lists what it will hold.
+        devices: to train on; all there are, unless told.
+
+    Returns:
+        The figures of the last evaluation; empty where the run was complete already.
+
+    Raises:
+        UserError: for what the user can mend.
+        Interrupted: after SIGTERM or Ctrl-C, once all is saved.
+    """
+    check_config(config)
+    config.dtype = build.resolve_dtype(config.dtype)
+    mesh = parallel.create_mesh(devices)
+    parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
+    with (
+        locked(workdir),
+        stop_on_signals() as stop,
+        nullcontext(_Run(config, workdir, mesh)) as run,
+        Checkpoints(workdir / "checkpoints", config.keep_last, config.best_metric) as checkpoints,
+    ):
+        state, progress = run.create_or_restore(checkpoints)
+        start, total = int(state.step), run.durations.total_steps
+        if start >= total:
+            print(f"{workdir} is complete: {total:,} steps of {total:,} are done.")
+            return {}
+        train_step, eval_step = run.compile(state)
+        batches = run.train_batches(progress["examples_seen"])
+        metrics: dict[str, float] = {}
+        with run.create_monitor(start, progress) as monitor:
+            for step in range(start + 1, total + 1):
+                state, figures = train_step(state, next(batches))
+                monitor.add(figures)
+                if step % config.log_every_steps == 0:
+                    monitor.log_window(step)
+
+                last = step == total
+                evaluated = last or step % run.durations.eval_every_steps == 0
+                if evaluated or step % config.save_every_steps == 0 or stop.signal_number:
+                    monitor.flush(step)  # stops on a loss that is not finite before it is saved
+                    with monitor.pause():
+                        if evaluated:
+                            metrics = run.evaluate(eval_step, state)
+                            state = run.update_plateau(state, metrics)
+                            monitor.write(step, "val", metrics)
+                            monitor.say(run.describe(step, metrics))
+                        checkpoints.save(
+                            step, state, monitor.progress(step), metrics if evaluated else None
+                        )
+                if stop.signal_number and not last:
+                    checkpoints.wait()
+                    raise Interrupted(stop.signal_number, step)
+            checkpoints.wait()
+            monitor.say(
+                f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations aside; the best "
+                f"checkpoint is that of step {checkpoints.best_step():,}."
+            )
+    return metrics
+
+
+class _Run:
+    """What a training stands on, made once from its configuration."""
+
+    def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh):
+        self.config, self.workdir, self.mesh = config, workdir, mesh
+        resumed = open_workdir(workdir, config)
+        prepared = build.prepare_data(config)
+        splits = build.split_data(config, prepared)
+        if resumed:
+            _check_splits(workdir / "splits.csv", prepared, splits)
+        else:
+            splitting.write_splits(workdir / "splits.csv", prepared.table, splits)
+        write_config(workdir / "config.json", config)
+        counts = ", ".join(f"{name} {len(positions):,}" for name, positions in splits.items())
+        print(f"{config.data.dataset}: {counts} images, split by {config.data.split}", flush=True)
+
+        self.training = build.create_training(config, len(splits["train"]))
+        self.task, self.durations = self.training.task, self.training.durations
+        keep = config.data.cache == "host"
+        self.train_examples, self.val_examples = (
+            build.create_examples(config, prepared, splits[name], self.task.uses_masks, keep)
+            for name in ("train", "val")
+        )
+
+    def create_or_restore(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+        """The state to begin or to go on with, and the progress noted beside it."""
+        create = self.training.create_state
+        replicated = parallel.replicated_sharding(self.mesh)
+        step = checkpoints.latest_step()
+        if step is None:
+            state = jax.jit(create, out_shardings=replicated)()
+            print(parameter_overview.get_parameter_overview(state.params, include_stats=False).splitlines()[-1])
+            return state, {"examples_seen": 0, "training_seconds": 0.0}
+        state, progress = checkpoints.restore(step, parallel.abstract(create, replicated))
+        print(f"{self.workdir} goes on from step {step:,}.", flush=True)
+        return state, progress
+
+    def compile(self, state: TrainState) -> tuple[Callable, Callable]:
+        """Compiles both steps ahead, tells what an update costs, and refuses a metric that does not exist."""
+        start = time.monotonic()
+        batch = parallel.put_batch(
+            self.train_examples.batch(range(1), self.config.batch_size // jax.process_count()),
+            self.mesh,
+        )
+        eval_step = make_eval_step(self.task, self.mesh)
+        eval_step = eval_step.lower(state.variables, batch).compile()
+        figures = self.task.summarise(dict.fromkeys(eval_step.out_info, 1.0))
+        if self.config.best_metric not in {f"val/{name}" for name in figures}:
+            raise UserError(
+                f"config.best_metric={self.config.best_metric!r} is unknown: choose one of "
+                f"{', '.join(f'val/{name}' for name in figures)}."
+            )
+        train_step = make_train_step(
+            self.task,
+            self.training.optimizer,
+            self.training.schedule,
+            self.mesh,
+            seed=self.config.seed,
+            accumulation=self.config.accumulation,
+            ema_decay=self.config.ema_decay,
+        )
+        train_step = train_step.lower(state, batch).compile()
+        memory, flops = train_step.memory_analysis(), train_step.cost_analysis()["flops"]
+        size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        print(
+            f"compiled in {time.monotonic() - start:.0f} s for {self.mesh.size} x "
+            f"{jax.devices()[0].device_kind}: {flops / 1e9:,.0f} GFLOP an update, {size / 2**20:,.0f} MiB a device",
+            flush=True,
+        )
+        return train_step, eval_step
+
+    def train_batches(self, examples_seen: int) -> Iterator[dict[str, jax.Array]]:
+        """The batches from a position in the data on, on their way to the devices."""
+        config = self.config
+        batches = train_batches(
+            self.train_examples,
+            config.batch_size,
+            seed=config.seed,
+            start=examples_seen // config.batch_size,
+            num_threads=config.data.num_threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return prefetch(batches, self._put)
+
+    def create_monitor(self, start: int, progress: dict[str, Any]) -> Monitor:
+        """What shows and writes the training from a step on."""
+        return Monitor(
+            self.workdir,
+            start_step=start,
+            total_steps=self.durations.total_steps,
+            batch_size=self.config.batch_size,
+            steps_per_epoch=self.durations.steps_per_epoch,
+            training_seconds=progress["training_seconds"],
+        )
+
+    def evaluate(self, eval_step: Callable, state: TrainState) -> dict[str, float]:
+        """The figures of the val split at the model's own size, 'val/...'."""
+        batches = eval_batches(
+            self.val_examples,
+            self.config.batch_size,
+            self.config.data.num_threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        sums = evaluate_batches(eval_step, state.variables, prefetch(batches, self._put))
+        return {f"val/{name}": value for name, value in self.task.summarise(sums).items()}
+
+    def update_plateau(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
+        """Tells the schedule how the evaluation came out, where it listens."""
+        plateau = self.training.plateau
+        if plateau is None:
+            return state
+        score = metrics[self.config.best_metric]
+        updated = optim.update_plateau(plateau, state.plateau, score)
+        updated = jax.device_put(updated, parallel.replicated_sharding(self.mesh))
+        return state.replace(plateau=updated)
+
+    def describe(self, step: int, metrics: dict[str, float]) -> str:
+        """One line about an evaluation."""
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in self.task.headline)
+        weights = ", averaged weights" if self.config.ema_decay else ""
+        return f"epoch {step / self.durations.steps_per_epoch:.1f}  {shown}{weights}"
+
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return parallel.put_batch(batch, self.mesh)
+
+
+def _check_splits(path: Path, prepared: Prepared, splits: dict[str, list[int]]) -> None:
+    """Refuses to go on where the data set no longer gives the split that the run began with."""
+    for name, positions in splits.items():
+        if build.read_split(path, prepared, name) != positions:
+            raise UserError(
+                f"The {name} split is no longer the one in {path}: the data set has changed since the run began. "
+                "Bring the old one back, or begin a new run in another --workdir."
+            )

@@ -1,0 +1,146 @@
+"""A run's folder: its configuration, its split, and who may go on with it."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
+from skinjax.errors import UserError
+
+LOCK = ".lock"
+
+# Fields that change neither what is learnt nor how it is scored.
+MAY_CHANGE = (
+    "log_every_steps",
+    "save_every_steps",
+    "keep_last",
+    "data.source",
+    "data.cache_dir",
+    "data.cache",
+    "data.num_threads",
+)
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> bool:
+    """Makes the folder of a new run, or checks that it holds this one.
+
+    Returns:
+        Whether the run is there already.
+
+    Raises:
+        UserError: where the folder holds another run, or something that is no run, or cannot be made.
+    """
+    if (workdir / "config.json").exists():
+        check_resume(workdir, config)
+        return True
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be made ({error.strerror}): name a folder that can be written."
+        ) from error
+    others = sorted(p.name for p in workdir.iterdir() if p.name != LOCK)
+    if others:
+        raise UserError(
+            f"--workdir={workdir} is not empty and holds no run (it has {', '.join(others[:3])}): name a new or "
+            "an empty folder."
+        )
+    return False
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds a run's folder for one process; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: where another process trains in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: wait for it, "
+                "stop it, or give this run a folder of its own."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def write_config(path: Path, config: ConfigDict) -> None:
+    """Writes the whole configuration as JSON."""
+    write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Reads the configuration of a run.
+
+    Raises:
+        UserError: where the folder holds no run, or its config.json cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--workdir={workdir} holds no run ({path} is missing): name the folder that a training wrote."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
+    return ConfigDict(_tuples(values))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that a configuration has."""
+    if isinstance(value, dict):
+        return {name: _tuples(v) for name, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_resume(workdir: Path, config: ConfigDict) -> None:
+    """Refuses to go on with a run under a configuration that would make another run of it.
+
+    Raises:
+        UserError: naming each key that differs and may not.
+    """
+    old, new = _flat(read_config(workdir)), _flat(config)
+    may_change = set(MAY_CHANGE)
+    if config.schedule.name in OPEN_ENDED_SCHEDULES:
+        may_change.add("num_epochs")
+    changed = [
+        f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in may_change
+    ]
+    if changed:
+        raise UserError(
+            f"--workdir={workdir} holds another run: {'; '.join(changed)}. "
+            "Give this one a --workdir of its own, or set these keys back."
+        )
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

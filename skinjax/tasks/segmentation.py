@@ -1,0 +1,111 @@
+"""Lesion segmentation: one logit a pixel, learnt by cross-entropy and Dice."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from skinjax.data.augment import Augmentation, augment, content_mask, normalise
+from skinjax.models.seunet import SEUNet
+from skinjax.tasks.losses import binary_cross_entropy, dice_loss
+from skinjax.tasks.metrics import divide_sums, mask_sums
+
+PyTree = Any
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """What the segmentation of lesions is to the engine.
+
+    Attributes:
+        model: logits of a picture.
+        image_size: height and width of the model's input.
+        augmentation: of the training images, on the device.
+        bce_weight: of the binary cross-entropy in the loss.
+        dice_weight: of the soft Dice loss.
+    """
+
+    model: SEUNet
+    image_size: tuple[int, int]
+    augmentation: Augmentation
+    bce_weight: float = 1.0
+    dice_weight: float = 1.0
+
+    uses_masks = True
+    headline = ("val/jaccard", "val/dice", "val/accuracy")
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Creates the model's variables, float32."""
+        return self.model.init(key, jnp.zeros((1, *self.image_size, 3), jnp.float32), train=False)
+
+    def loss(
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
+        """The mean loss of an augmented batch, pixels outside the picture left out.
+
+        Args:
+            params: of the model.
+            batch_stats: BatchNorm's running statistics.
+            batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W, 1] of {0, 1}, boxes int32 [N, 4].
+            key: of the augmentation.
+
+        Returns:
+            The float32 loss; beside it the new running statistics and the figures to log.
+        """
+        images, masks, inside = augment(
+            key, batch["images"], batch["masks"], batch["boxes"], self.augmentation
+        )
+        logits, updated = self.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        bce = jnp.mean(binary_cross_entropy(logits, masks, inside))
+        dice = jnp.mean(dice_loss(logits, masks, inside))
+        loss = self.bce_weight * bce + self.dice_weight * dice
+        return loss, (updated["batch_stats"], {"loss": loss, "bce": bce, "dice_loss": dice})
+
+    def evaluate(self, variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
+        """Sums, over the valid examples, of the scores at the model's own size (`metrics.mask_sums`)."""
+        logits = self.model.apply(variables, normalise(batch["images"]), train=False)
+        inside = content_mask(batch["boxes"], *self.image_size)
+        masks = batch["masks"].astype(jnp.float32)
+        return mask_sums(logits, masks, inside, batch["valid"])
+
+    def summarise(self, sums: dict[str, float]) -> dict[str, float]:
+        """The figures of a split from the sums of `evaluate` over all its batches."""
+        return divide_sums(sums)
+
+    def predict(self, variables: PyTree, images: jax.Array, tta: bool = False) -> jax.Array:
+        """The probability of lesion at each pixel.
+
+        Args:
+            variables: of the model.
+            images: uint8 [N, H, W, 3].
+            tta: whether the probabilities of the flipped (and, where the input is square, turned) images are
+                averaged.
+
+        Returns:
+            float32 [N, H, W] in [0, 1].
+        """
+        images = normalise(images)
+
+        def probabilities(x: jax.Array) -> jax.Array:
+            return jax.nn.sigmoid(self.model.apply(variables, x, train=False)[..., 0])
+
+        if not tta:
+            return probabilities(images)
+        turns = range(4) if self.image_size[0] == self.image_size[1] else (0, 2)
+        views = [
+            (turn, flip) for turn in turns for flip in (False, True)
+        ]  # half a turn and a mirror make all four flips
+
+        def view(turn: int, flip: bool) -> jax.Array:
+            x = jnp.rot90(images, turn, axes=(1, 2))
+            y = probabilities(jnp.flip(x, 2) if flip else x)
+            return jnp.rot90(jnp.flip(y, 2) if flip else y, -turn, axes=(1, 2))
+
+        return sum(view(*v) for v in views[1:]) / len(views) + view(*views[0]) / len(views)

@@ -1,0 +1,79 @@
+"""SE-UNet: parameter counts, any input size, and the fast forms against flax's own."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skinjax.models.layers import UpConv, max_pool_2x2
+from skinjax.models.seunet import SEUNet
+
+
+@pytest.mark.parametrize(
+    ("attention", "count"), [("se", 31_258_873), ("none", 31_037_633), ("scse", 31_261_826)]
+)
+def test_parameter_counts(attention, count):
+    model = SEUNet(base_features=64, attention=attention)
+    variables = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 47), (96, 128), (17, 250)])
+def test_any_size_keeps_its_size(size):
+    model = SEUNet(base_features=4)
+    shape = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, *size, 3)), train=False)[0]
+    )
+    assert shape.shape == (2, *size, 1)
+    assert shape.dtype == jnp.float32
+
+
+def test_padding_changes_nothing_where_none_is_needed_and_crops_its_own():
+    model = SEUNet(base_features=4)
+    images = jax.random.normal(jax.random.key(1), (1, 20, 30, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+    padded = jnp.pad(images, ((0, 0), (0, 12), (0, 2), (0, 0)), mode="edge")
+    np.testing.assert_allclose(
+        model.apply(variables, images, train=False),
+        model.apply(variables, padded, train=False)[:, :20, :30],
+        atol=1e-6,
+    )
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_matters():
+    model = SEUNet(base_features=4, attention="scse", dtype=jnp.bfloat16)
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
+    exact = SEUNet(base_features=4, attention="scse").apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )[0]
+    assert 0 < float(jnp.max(jnp.abs(exact - logits))) < 0.3
+
+
+def test_max_pool_is_flax_max_pool():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+    np.testing.assert_array_equal(max_pool_2x2(x), nn.max_pool(x, (2, 2), strides=(2, 2)))
+    weights = jax.random.normal(jax.random.key(1), (2, 3, 4, 3))
+    ours = jax.grad(lambda x: jnp.sum(weights * max_pool_2x2(x)))(x)
+    theirs = jax.grad(lambda x: jnp.sum(weights * nn.max_pool(x, (2, 2), strides=(2, 2))))(x)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_up_conv_is_flax_transposed_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 6))
+    ours = UpConv(4)
+    theirs = nn.ConvTranspose(4, (2, 2), strides=(2, 2))
+    params = ours.init(jax.random.key(1), x)["params"]
+    params["bias"] = jnp.arange(4.0)
+    # flax lays the kernel down mirrored; ours is laid down as PyTorch's ConvTranspose2d does it.
+    mirrored = params | {"kernel": params["kernel"][::-1, ::-1]}
+    np.testing.assert_allclose(
+        ours.apply({"params": params}, x), theirs.apply({"params": mirrored}, x), atol=1e-6
+    )
