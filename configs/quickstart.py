@@ -1,6 +1,6 @@
 """SE-UNet on the built-in phantom: everything once, in minutes, on a laptop.
 
-    launch/local.sh
+launch/local.sh
 """
 
 from ml_collections import ConfigDict

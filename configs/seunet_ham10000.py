@@ -1,7 +1,8 @@
 """SE-UNet on HAM10000.
 
-    python -m skinjax.main --config=configs/seunet_ham10000.py --config.data.source=FOLDER --workdir=RUN
-    python -m skinjax.main --config=configs/seunet_ham10000.py:laptop --config.data.source=FOLDER --workdir=RUN
+python -m skinjax.main --config=configs/seunet_ham10000.py --config.data.source=FOLDER --workdir=RUN
+python -m skinjax.main --config=configs/seunet_ham10000.py:laptop --config.data.source=FOLDER
+--workdir=RUN
 """
 
 from ml_collections import ConfigDict

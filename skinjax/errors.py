@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is a sentence that names the file or key and the mend.
+    """Something the user can mend; the message names the file or key and the mend.
 
     `skinjax.main` prints it without a traceback and exits with status 2.
     """

@@ -1,4 +1,4 @@
-"""What every test runs under: eight devices made of the CPU, a compilation cache, real data where there is any."""
+"""What every test runs under: eight devices made of the CPU, and a cache of what was compiled."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ settings.load_profile("skinjax")
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images that SKINJAX_TEST_DATA names: ham10000/, isic2017/, isic_native/."""
+    """The folder of real images, ham10000/ and others, that SKINJAX_TEST_DATA names."""
     folder = os.environ.get("SKINJAX_TEST_DATA", "")
     if not folder:
         pytest.skip("SKINJAX_TEST_DATA names no folder with real images")

@@ -250,7 +250,7 @@ def _warp(
     float32 [N, H, W, 1].
     """
     num_images, height, width, _ = images.shape
-    # One 32-bit word holds a pixel's RGB and mask, so that four gathers, one a corner, fetch it all.
+    # One 32-bit word holds a pixel's RGB and mask: four gathers, one a corner, fetch everything.
     # The concatenation is there for XLA's CPU, which would otherwise pack each word anew for each
     # gather: 15 ms against 40 for the warp of 16 x 256 x 256.
     fourth = jnp.zeros_like(images[..., :1]) if masks is None else masks

@@ -1,4 +1,4 @@
-"""From prepared records to uint8 batches: which examples, in which order, decoded, fitted and stacked."""
+"""From prepared records to uint8 batches: examples in order, decoded, fitted and stacked."""
 
 import collections
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,18 +9,25 @@ import numpy as np
 
 from skinjax.data.images import decode_image, decode_mask, fit_image, fit_mask
 from skinjax.data.records import Row
+from skinjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-# Batches that are decoded ahead of the one in use: enough to hide a slow one, few enough to hold in memory.
+# Batches that are decoded ahead of the one in use: enough to hide a slow one, few enough to hold
+# in memory.
 BATCHES_AHEAD = 4
 
 
 class Prepared(Protocol):
     """What the pipeline asks of a prepared data set (`records.Prepared` is one)."""
 
-    classes: tuple[str, ...]
-    table: Sequence[Row]
+    @property
+    def classes(self) -> Sequence[str]:
+        """The class names, in the order of the labels."""
+
+    @property
+    def table(self) -> Sequence[Row]:
+        """One row a picture."""
 
     def read(self, position: int) -> tuple[bytes, bytes | None]:
         """Reads the encoded image and mask at a position."""
@@ -35,7 +42,8 @@ class Examples:
         image_size: height and width of the model's input in pixels.
         fit: 'squash' or 'letterbox': how a picture is brought to that size.
         with_masks: whether masks are read; every example must have one.
-        cache: whether what was decoded once is kept in the host's memory (uint8: four bytes a pixel).
+        cache: whether what was decoded once is kept in the host's memory (uint8: four bytes a
+            pixel).
     """
 
     def __init__(
@@ -59,26 +67,26 @@ class Examples:
         return len(self.positions)
 
     def __getitem__(self, index: int) -> Batch:
-        """One example: images uint8 [H, W, 3], boxes int32 [4], labels int32 [] (-1 for none), masks uint8 [H, W, 1]."""
+        """One example's images, boxes, masks and labels (-1 for none), as a batch has them."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         position = self.positions[index]
         row = self._prepared.table[position]
         image_bytes, mask_bytes = self._prepared.read(position)
-        image, box = fit_image(
-            decode_image(image_bytes, row.image_id), self._image_size, self._fit
-        )
+        image, box = fit_image(decode_image(image_bytes, row.image_id), self._image_size, self._fit)
         label = self._class_indices[row.label] if row.label is not None else -1
-        example = {"images": image, "boxes": box, "labels": np.int32(label)}
+        example: Batch = {"images": image, "boxes": box, "labels": np.array(label, np.int32)}
         if self._with_masks:
+            if mask_bytes is None:
+                raise UserError(f"{row.image_id} has no mask to learn from.")
             mask = decode_mask(mask_bytes, row.image_id)
-            example["masks"] = fit_mask(mask, self._image_size, self._fit)[..., np.newaxis]
+            example["masks"] = fit_mask(mask, self._image_size, self._fit, box)[..., np.newaxis]
         if self._cache is not None:
             self._cache[index] = example
         return example
 
     def batch(self, indices: Iterable[int], batch_size: int | None = None) -> Batch:
-        """Stacks examples along a first axis; adds `valid`, float32 [N]: 1, and 0 for what fills up to `batch_size`."""
+        """Stacks examples; `valid`, float32 [N], is 1, and 0 for what fills up to `batch_size`."""
         examples = [self[int(index)] for index in indices]
         batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
         batch["valid"] = np.ones(len(examples), np.float32)
@@ -102,9 +110,10 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Batches of a training without end, in an order that depends on nothing but the seed.
 
-    The examples are shuffled anew each epoch and cut into batches across the epochs' borders, so that each example
-    comes once an epoch whatever the batch size. The n-th batch is a function of n: the position of a
-    training in its data is one integer, and going on from it needs no reading of what came before.
+    The examples are shuffled anew each epoch and cut into batches across the epochs' borders, so
+    that each example comes once an epoch whatever the batch size. The n-th batch is a function of
+    n: the position of a training in its data is one integer, and going on from it needs no reading
+        of what came before.
 
     Args:
         examples: of the training split.
@@ -145,7 +154,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Each example once, in order; the last batch is filled up with examples whose `valid` is 0.
 
-    Args as `train_batches`. All batches have one shape, and every process gets the same number of them.
+    Args as `train_batches`. All batches have one shape, and every process gets the same number of
+    them.
     """
     local = batch_size // process_count
 

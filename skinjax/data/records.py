@@ -5,13 +5,10 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +21,12 @@ from absl import logging
 from array_record.python import array_record_module
 from tensorflow_datasets.core import writer as tfds_writer
 from tensorflow_datasets.proto import tf_example_pb2
-from tqdm import tqdm
 
 from skinjax.data import images
 from skinjax.data.archives import build_folder, disk_error
 from skinjax.data.sources.example import Example, Source
 from skinjax.errors import UserError
+from skinjax.progress import progress
 
 # A shard has one reader, which threads share; more and smaller files would only cost file handles.
 EXAMPLES_PER_SHARD = 8192
@@ -83,8 +80,10 @@ class Prepared:
         mend = f"delete the folder {self.directory}, and it will be made anew"
         try:
             about = json.loads((self.directory / _ABOUT).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"{self.directory} holds no prepared data set: {mend}.") from error
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"{self.directory} holds no prepared data set that can be read: {mend}."
+            ) from error
         self.name: str = about["name"]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.has_lesion_ids: bool = about["has_lesion_ids"]
@@ -221,6 +220,13 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
         features = tfds.features.FeaturesDict({"image": file, "mask": mask, "image_id": file})
         return _Info(builder=self, description=f"{self.name}, prepared", features=features)
 
+    # TFDS prints that it downloads and where to, which would be wrong here on both counts.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
     def _example_writer(self) -> tfds_writer.ExampleWriter:
         return _RecordWriter(file_format=self.info.file_format)
 
@@ -253,12 +259,10 @@ def _build(
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
         stack.callback(pool.shutdown, cancel_futures=True)
-        update = stack.enter_context(_progress(source.name, len(examples)))
+        update = stack.enter_context(progress(f"preparing {source.name}", len(examples)))
         encoded = _encode_all(source, examples, size, pool, 4 * num_threads, rows, broken, update)
         builder = _Builder(source.name, len(examples), encoded, data_dir=folder / "tfds")
-        # TFDS prints that it downloads, which would be wrong here.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
+        builder.download_and_prepare()
     made = Path(builder.data_dir)
     for file in made.iterdir():
         file.rename(folder / file.name)
@@ -293,7 +297,7 @@ def _encode_all(
     num_ahead: int,
     rows: list[Row],
     broken: list[UserError],
-    update: Callable[[], None],
+    update: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """Encodes in threads, a bounded number ahead; fills `rows` and `broken` in the same order."""
     # An error after each broken picture would show one at a time; a whole broken copy stops early.
@@ -320,7 +324,7 @@ def _encode_all(
             break
         example, future = queue.popleft()
         result = future.result()
-        update()
+        update(1)
         if isinstance(result, UserError):
             broken.append(result)
             if len(broken) > num_listed:
@@ -375,32 +379,6 @@ def _broken_note(source: Source, broken: list[UserError], num_examples: int) -> 
         f"{len(broken)} of the {num_examples} pictures of {source.name} cannot be used (up to "
         f"{MAX_SHARE_LEFT_OUT:.0%} are left out): {listed}{more}"
     )
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """Shows how far the preparation is on stderr: a bar on a terminal, else a line every tenth."""
-    if sys.stderr.isatty():
-        with tqdm(total=total, desc=f"preparing {name}", unit=" images", delay=1) as bar:
-            yield lambda: bar.update() and None
-        return
-    start = time.monotonic()
-    num_done = 0
-
-    def update() -> None:
-        nonlocal num_done
-        num_done += 1
-        seconds = time.monotonic() - start
-        if num_done * 10 // total > (num_done - 1) * 10 // total and seconds > 1:
-            rate = num_done / seconds
-            print(
-                f"preparing {name}: {num_done} of {total} images, {rate:.0f} images/s, "
-                f"{(total - num_done) / rate:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    yield update
 
 
 def _code_digest() -> str:

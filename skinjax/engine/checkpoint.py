@@ -127,7 +127,8 @@ class Checkpoints:
         words = ("No space left on device", "Disk quota exceeded")
         if full or any(word in str(error) for word in words):
             return UserError(
-                f"The disk is full: a checkpoint could not be saved in {self.directory}. Those before it are "
+                f"The disk is full: a checkpoint could not be saved in {self.directory}. Those "
+                "before it are "
                 "whole; make room and start the same command again, it goes on from the newest."
             )
         return error

@@ -17,15 +17,16 @@ from skinjax.errors import UserError
 
 
 class Monitor:
-    """Logs the figures of a training, one window behind it, so that the host never waits for the device.
+    """Logs a training's figures, one window behind it, so that the host waits for no step.
 
-    A window is the steps between two log events. Its figures are fetched when the next one is full: by
-    then the device is done with them. Rates leave out compilation and evaluation (`pause`).
+    A window is the steps between two log events. Its figures are fetched when the next one is
+    full: by then the device is done with them. Rates leave out compilation and evaluation
+        (`pause`).
 
     Args:
         workdir: gets metrics.jsonl and TensorBoard's files.
-        start_step: the step that the training goes on from; later lines of an earlier, stopped run are cut off, since
-            their steps are done again.
+        start_step: the step that the training goes on from; later lines of an earlier, stopped run
+            are cut off, since their steps are done again.
         total_steps: of the whole training.
         batch_size: images a step.
         steps_per_epoch: may be fractional.
@@ -85,7 +86,7 @@ class Monitor:
             self._write_window(*behind)
 
     def flush(self, step: int) -> None:
-        """Writes what is not written yet, waiting for the device; to be called before a pause or the end."""
+        """Writes what is not written yet, waiting for the device: for a pause or the end."""
         if self._behind is not None:
             behind, self._behind = self._behind, None
             self._write_window(*behind)
@@ -132,7 +133,8 @@ class Monitor:
         self.write(step, "train", figures)
         if not math.isfinite(figures["train/loss"]):
             raise UserError(
-                f"The loss was not finite between steps {step - num_steps} and {step}; the last checkpoint is kept. "
+                f"The loss was not finite between steps {step - num_steps} and {step}; the last "
+                "checkpoint is kept. "
                 "Lower config.optimizer.learning_rate, or set config.optimizer.clip_norm."
             )
         left = (self._total_steps - step) * self._batch_size / rate
@@ -170,7 +172,7 @@ class Monitor:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Cuts the log events after `step` off a metrics.jsonl, a torn last line with them; nothing where there is no file."""
+    """Cuts the log events after `step`, and a torn last line, off a metrics.jsonl."""
     if not path.exists():
         return
     kept = []

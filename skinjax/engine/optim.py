@@ -29,7 +29,8 @@ class ScheduleSettings:
         warmup_steps: steps of a linear rise from 0.
         total_steps: steps of the whole training.
         factor: plateau, step and exponential: what the rate is multiplied by at a decay.
-        decay_steps: step: steps between two decays; exponential: steps in which one decay is spread.
+        decay_steps: step: steps between two decays; exponential: steps in which one decay is
+            spread.
         patience: plateau: evaluations without a better score before a decay.
         power: polynomial: the exponent.
         end_fraction: cosine, polynomial: the last rate as a share of the peak; plateau: the lowest.
@@ -60,7 +61,8 @@ def make_schedule(settings: ScheduleSettings) -> Schedule:
     decay_span = s.total_steps - s.warmup_steps
     if decay_span <= 0:
         raise UserError(
-            f"config.schedule.warmup_epochs is {s.warmup_steps} steps, but the training has only {s.total_steps}: "
+            f"config.schedule.warmup_epochs is {s.warmup_steps} steps, but the training has "
+            f"only {s.total_steps}: "
             "shorten the warm-up or raise config.num_epochs."
         )
     if s.name in ("constant", "plateau"):
@@ -85,7 +87,7 @@ def make_schedule(settings: ScheduleSettings) -> Schedule:
 
 
 def is_kernel(params: PyTree) -> PyTree:
-    """True for each leaf that is a kernel of a convolution or of a Dense layer: what weight decay acts on."""
+    """True for each kernel of a convolution or a Dense layer: what weight decay acts on."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -96,7 +98,7 @@ def make_optimizer(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """SGD with momentum: clipped by global norm, weight decay on kernels alone, then the learning rate.
+    """SGD with momentum, clipped by global norm, with weight decay on kernels alone.
 
     The decay is added to the gradient before the momentum (L2, as PyTorch's SGD has it).
 
@@ -115,7 +117,7 @@ def make_optimizer(
 
 
 def make_plateau(settings: ScheduleSettings) -> optax.GradientTransformationExtraArgs | None:
-    """Reduces the learning rate when the validation score stalls; None where the schedule is another.
+    """Reduces the learning rate when the score stalls; None where the schedule is another.
 
     Its state belongs to the training's; `update_plateau` feeds it.
     """
@@ -134,8 +136,8 @@ def update_plateau(
 ) -> PyTree:
     """One evaluation's score (higher is better, at most 1) into the plateau's state.
 
-    optax minimises with a tolerance relative to the value, so that a negated score would never fire:
-    it is told 1 - score.
+    optax minimises with a tolerance relative to the value, so that a negated score would never
+    fire: it is told 1 - score.
     """
     _, state = plateau.update(jnp.float32(0), state, value=jnp.float32(1.0 - score))
     return state

@@ -48,7 +48,7 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Sends this process's share of a batch to its devices, divided along the examples; does not wait."""
+    """Sends this process's share of a batch to its devices, without waiting."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
@@ -57,7 +57,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def abstract(create: Callable[[], Any], sharding: NamedSharding) -> Any:
-    """The shapes and dtypes of what a function would create, under a sharding, to compile for or restore into."""
+    """The shapes and dtypes of what a function would create, under a sharding."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(create),

@@ -11,7 +11,8 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved.
 
     Attributes:
-        exit_status: 75 (EX_TEMPFAIL: start me again) after SIGTERM, 130 after Ctrl-C, as shells have it.
+        exit_status: 75 (EX_TEMPFAIL: start me again) after SIGTERM, 130 after Ctrl-C, as shells
+            have it.
     """
 
     def __init__(self, signal_number: int, step: int):
@@ -28,9 +29,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request that the loop looks at; a second Ctrl-C ends at once.
+    """Turns SIGTERM or SIGINT into a request for the loop; a second Ctrl-C ends at once.
 
-    Where it is not the main thread that asks, Python allows no handlers and the request stays empty.
+    Where it is not the main thread that asks, Python allows no handlers and the request stays
+    empty.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

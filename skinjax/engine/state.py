@@ -50,7 +50,7 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> PyTree:
-        """What evaluation, the choice of the best, prediction and export use: the average where there is one."""
+        """What is evaluated, chosen, predicted with: the average where there is one."""
         if self.ema is not None:
             return self.ema
         return {"params": self.params, "batch_stats": self.batch_stats}
@@ -63,7 +63,7 @@ def make_create_state(
     averaged: bool,
     seed: int,
 ) -> Callable[[], TrainState]:
-    """Makes the function that creates the state of a new training; jit it with the sharding it shall have."""
+    """Makes the function that creates a new training's state; jit it with a sharding."""
 
     def create() -> TrainState:
         variables = task.init(jax.random.key(seed))

@@ -24,11 +24,11 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     ema_decay: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Wrapped:
     """Makes one update: loss, gradients, optimiser, average of the weights.
 
-    The state is donated. All randomness is folded from `seed` and the step, so that a resumed run draws
-    what the unstopped one would have drawn.
+    The state is donated. All randomness is folded from `seed` and the step, so that a resumed run
+    draws what the unstopped one would have drawn.
 
     Args:
         task: gives the loss.
@@ -40,7 +40,7 @@ def make_train_step(
         ema_decay: of the average; not used where the state holds none.
     """
 
-    def gradients(state: TrainState, batch: Batch, key: jax.Array):
+    def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, Batch]:
         grad = jax.value_and_grad(task.loss, has_aux=True)
         if accumulation == 1:
             (_, (batch_stats, figures)), grads = grad(state.params, state.batch_stats, batch, key)
@@ -51,7 +51,7 @@ def make_train_step(
             lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
         )
 
-        def add_part(carry, part_and_key):
+        def add_part(carry: PyTree, part_and_key: PyTree) -> tuple[PyTree, Batch]:
             total, batch_stats = carry
             (_, (batch_stats, figures)), grads = grad(state.params, batch_stats, *part_and_key)
             return (jax.tree.map(jnp.add, total, grads), batch_stats), figures
@@ -64,7 +64,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / accumulation, total)
         return grads, batch_stats, jax.tree.map(jnp.mean, figures)
 
-    def train_step(state: TrainState, batch: Batch):
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grads, batch_stats, figures = gradients(state, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -80,7 +80,7 @@ def make_train_step(
                 {"params": params, "batch_stats": batch_stats},
             )
         figures = figures | {
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step) * scale,
         }
         state = state.replace(
@@ -95,9 +95,7 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=replicated_sharding(mesh))
 
 
-def make_eval_step(
-    task: Task, mesh: Mesh
-) -> Callable[[PyTree, Batch], dict[str, jax.Array]]:
+def make_eval_step(task: Task, mesh: Mesh) -> jax.stages.Wrapped:
     """Makes the evaluation of one batch: sums over its valid examples, over all devices."""
     return jax.jit(task.evaluate, out_shardings=replicated_sharding(mesh))
 
@@ -107,7 +105,7 @@ def evaluate_batches(
     variables: PyTree,
     batches: Iterable[Batch],
 ) -> dict[str, float]:
-    """Adds the sums of `eval_step` up over batches, in float64, fetching each while the next is computed."""
+    """Adds up the sums of `eval_step` in float64, fetching one while the next is computed."""
     totals: dict[str, float] = {}
 
     def add(sums: dict[str, jax.Array]) -> None:

@@ -1,7 +1,8 @@
-"""Attention blocks that scale feature maps by gates in (0, 1): squeeze-and-excitation, scSE and CBAM.
+"""Attention blocks that scale feature maps by gates in (0, 1): SE, scSE and CBAM.
 
-Pools, hidden layers and gates are computed in float32 whatever the type of the feature maps: they are
-small, a mean over many pixels loses digits in bfloat16, and the gate is rounded once, where it is applied.
+Pools, hidden layers and gates are computed in float32 whatever the type of the feature maps: they
+are small, a mean over many pixels loses digits in bfloat16, and the gate is rounded once, where it
+is applied.
 """
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 
 def wide_type(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
-    """The type of parameters, statistics and sums where `dtype` computes: float32, or float64 for float64."""
+    """The type of parameters and sums where `dtype` computes: float32, but float64 for float64."""
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
 
 
@@ -78,10 +79,10 @@ class ScSE(nn.Module):
 
 
 class CBAM(nn.Module):
-    """The convolutional block attention module: a channel gate, then a spatial one (Woo et al. 2018).
+    """The convolutional block attention module: channel gate, then spatial gate (Woo et al. 2018).
 
-    The spatial gate's BatchNorm is that of the authors' code: its scale starts at 0, so that the gate is
-    1/2 everywhere until training moves it, and its statistics move by 1% a step.
+    The spatial gate's BatchNorm is that of the authors' code: its scale starts at 0, so that the
+    gate is 1/2 everywhere until training moves it, and its statistics move by 1% a step.
 
     Attributes:
         reduction: how many channels share a unit of the channel gate's hidden layer.
@@ -93,7 +94,7 @@ class CBAM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [N, H, W, C] to [N, H, W, C] of type `dtype`; `train` uses and updates batch statistics."""
+        """Maps [N, H, W, C] to the same, of type `dtype`; `train` uses batch statistics."""
         wide = wide_type(self.dtype)
         x = x.astype(self.dtype)
         mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=wide)

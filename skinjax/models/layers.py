@@ -25,9 +25,10 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 class UpConv(nn.Module):
     """A 2x2, stride-2 transposed convolution with bias, as one matrix product and a reshape.
 
-    The windows do not overlap, so that each input pixel makes its own 2x2 output pixels. The function is that of
-    PyTorch's ConvTranspose2d, and of `nn.ConvTranspose` with its kernel mirrored; the parameters have
-    `nn.ConvTranspose`'s shapes. The backward pass, a matrix product, took a fifteenth of the time on CPU.
+    The windows do not overlap, so that each input pixel makes its own 2x2 output pixels. The
+    function is that of PyTorch's ConvTranspose2d, and of `nn.ConvTranspose` with its kernel
+    mirrored; the parameters have `nn.ConvTranspose`'s shapes. The backward pass, a matrix product,
+    took a fifteenth of the time on CPU.
 
     Attributes:
         features: number of output channels.
@@ -51,7 +52,7 @@ class UpConv(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """Twice: a 3x3 convolution without bias, BatchNorm, ReLU (Ronneberger et al. 2015, with BatchNorm).
+    """Twice a 3x3 convolution without bias, BatchNorm and ReLU (Ronneberger et al. 2015).
 
     Attributes:
         features: number of output channels of both convolutions.

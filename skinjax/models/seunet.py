@@ -1,4 +1,4 @@
-"""SE-UNet: a U-Net with a squeeze-and-excitation block after each of its nine double convolutions."""
+"""SE-UNet: a U-Net with squeeze-and-excitation after each of its nine double convolutions."""
 
 import flax.linen as nn
 import jax
@@ -14,13 +14,14 @@ NUM_LEVELS = 4  # halvings between the input and the bottleneck
 class SEUNet(nn.Module):
     """U-Net (Ronneberger et al. 2015) with channel attention (Hu et al. 2018; Roy et al. 2018).
 
-    With base_features 64, three input channels and one output channel it has 31,258,873 parameters with
-    'se', 31,261,826 with 'scse' and 31,037,633 with 'none'.
+    With base_features 64, three input channels and one output channel it has 31,258,873 parameters
+    with 'se', 31,261,826 with 'scse' and 31,037,633 with 'none'.
 
     Attributes:
         base_features: channels of the first level; each of the four levels below doubles them.
         attention: 'se', 'scse' or 'none': what follows each double convolution.
-        reduction: how many channels share a unit of the squeeze-and-excitation block's hidden layer.
+        reduction: how many channels share a unit of the squeeze-and-excitation block's hidden
+            layer.
         num_outputs: channels of the logits.
         dtype: type of the computation; parameters and BatchNorm's statistics are float32.
     """
@@ -36,8 +37,8 @@ class SEUNet(nn.Module):
         """Predicts a logit for each pixel.
 
         Args:
-            images: float32 [N, H, W, 3], normalised, of any height and width (padded to a multiple of 16
-                with their own border pixels, and cropped back, inside).
+            images: float32 [N, H, W, 3], normalised, of any height and width (padded to a multiple
+                of 16 with their own border pixels, and cropped back, inside).
             train: whether BatchNorm uses, and updates, the statistics of the batch.
 
         Returns:

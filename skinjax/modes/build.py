@@ -31,7 +31,7 @@ from skinjax.tasks.segmentation import Segmentation
 
 
 def resolve_dtype(name: str) -> str:
-    """'auto' as the type that the devices are fast in: bfloat16 on an accelerator, float32 on a CPU."""
+    """'auto' as the devices' fast type: bfloat16 on an accelerator, float32 on a CPU."""
     if name != "auto":
         return name
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -65,13 +65,13 @@ def prepare_data(config: ConfigDict) -> Prepared:
     source = create_source(config.data.dataset, config.data.source or None, cache_dir, **options)
     if config.data.split == "lesion" and not source.has_lesion_ids:
         raise UserError(
-            f"{config.data.dataset} in {config.data.source} has no lesion ids, so that a split by lesion cannot be "
-            "made: put HAM10000_metadata.csv beside it, or set config.data.split='image' and know that "
+            f"{config.data.dataset} in {config.data.source} has no lesion ids, so that a split "
+            "by lesion cannot be "
+            "made: put HAM10000_metadata.csv beside it, or set config.data.split='image' and "
+            "know that "
             "pictures of one lesion may then be on both sides."
         )
-    return prepare(
-        source, cache_dir, size=config.data.size, num_threads=config.data.num_threads
-    )
+    return prepare(source, cache_dir, size=config.data.size, num_threads=config.data.num_threads)
 
 
 def split_data(config: ConfigDict, prepared: Prepared) -> dict[str, list[int]]:
@@ -93,7 +93,8 @@ def split_data(config: ConfigDict, prepared: Prepared) -> dict[str, list[int]]:
     empty = [name for name, positions in splits.items() if not positions]
     if empty:
         raise UserError(
-            f"{config.data.dataset} has too few lesions ({len(prepared.table)} images in all): its {empty[0]} split is "
+            f"{config.data.dataset} has too few lesions ({len(prepared.table)} images in all): "
+            f"its {empty[0]} split is "
             "empty. Use more data (config.data.source, config.data.num_images)."
         )
     return splits
@@ -115,8 +116,10 @@ def read_split(path: Path, prepared: Prepared, split: str) -> list[int]:
     missing = [image_id for image_id in ids if image_id not in positions]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(ids)} images of the {split} split in {path} are not in the data set "
-            f"(first: {missing[0]}): point config.data.source at the data that the run was trained on."
+            f"{len(missing)} of the {len(ids)} images of the {split} split in {path} are not in "
+            "the data set "
+            f"(first: {missing[0]}): point config.data.source at the data that the run was "
+            "trained on."
         )
     return sorted(positions[image_id] for image_id in ids)
 
@@ -126,7 +129,12 @@ def create_examples(
 ) -> Examples:
     """Creates the examples of a split, fitted to the model's input."""
     return Examples(
-        prepared, positions, tuple(config.image_size), config.fit, with_masks=with_masks, cache=cache
+        prepared,
+        positions,
+        tuple(config.image_size),
+        config.fit,
+        with_masks=with_masks,
+        cache=cache,
     )
 
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from skinjax.errors import UserError
 
+
 def segmentation_config() -> ConfigDict:
     """The fields of a segmentation experiment with their defaults: SE-UNet on HAM10000."""
     config = _shared_config("segmentation")
@@ -106,18 +107,20 @@ def check_config(config: ConfigDict) -> None:
     choose("data.split", "lesion", "image")
     choose("data.cache", "host", "none")
     choose("model.attention", "se", "scse", "none")
-    positive(
-        "batch_size", "accumulation", "num_epochs", "eval_every_epochs", "save_every_steps"
-    )
+    positive("batch_size", "accumulation", "num_epochs", "eval_every_epochs", "save_every_steps")
     positive("log_every_steps", "keep_last", "data.size", "data.num_threads")
     positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")
     size = config.image_size
-    _require("image_size", size, len(size) == 2 and min(size) >= 16, "(height, width), each at least 16")
+    _require(
+        "image_size", size, len(size) == 2 and min(size) >= 16, "(height, width), each at least 16"
+    )
     square = size[0] == size[1]
     turns = config.augmentation.quarter_turns
-    _require("augmentation.quarter_turns", turns, square or not turns, "False, or image_size a square")
+    _require(
+        "augmentation.quarter_turns", turns, square or not turns, "False, or image_size a square"
+    )
 
 
 def _get(config: ConfigDict, key: str) -> Any:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from skinjax.data.images import decode_image, decode_mask, resize_image, unfit
+from skinjax.data.images import decode_image, decode_mask, fit_image, unfit
 from skinjax.data.pipeline import eval_batches, prefetch
 from skinjax.data.records import Prepared, Row
 from skinjax.engine import parallel
@@ -59,7 +59,7 @@ def evaluate(
 
     predictor = Predictor(config, prepared, training.task, variables, mesh, tta)
     start = time.monotonic()
-    scores = []
+    scores: list[dict[str, float]] = []
     with ThreadPoolExecutor(config.data.num_threads) as pool:
         # Masks are enlarged and scored by threads while the devices work on the next batch.
         jobs = (
@@ -97,14 +97,19 @@ class Predictor:
         mesh: jax.sharding.Mesh,
         tta: bool,
     ):
-        self._config, self._prepared, self._variables, self._mesh = config, prepared, variables, mesh
+        self._config, self._prepared, self._variables, self._mesh = (
+            config,
+            prepared,
+            variables,
+            mesh,
+        )
         self._predict = jax.jit(
             lambda variables, images: task.predict(variables, images, tta=tta),
             out_shardings=parallel.replicated_sharding(mesh),
         )
 
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Yields each position's probabilities (float32 [H, W]), content box (int32 [4]) and itself."""
+        """Yields probabilities (float32 [H, W]), content box (int32 [4]) and position."""
         config = self._config
         examples = build.create_examples(
             config, self._prepared, positions, with_masks=False, cache=False
@@ -118,8 +123,8 @@ class Predictor:
                 yield from zip(*jax.device_get(behind), left, strict=False)
             behind = output
         if behind is not None:
-            # The last batch is filled up: `left` ends before it does. It stands last in the zip, which would
-            # else take one from it at the end of each batch.
+            # The last batch is filled up: `left` ends before it does. It stands last in the zip,
+            # which would else take one from it at the end of each batch.
             yield from zip(*jax.device_get(behind), left, strict=False)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -143,9 +148,13 @@ def restore_variables(
     """
     directory = workdir / "checkpoints"
     if not directory.is_dir():
-        raise UserError(f"{directory} is missing: the run has saved no checkpoint yet; train it first.")
+        raise UserError(
+            f"{directory} is missing: the run has saved no checkpoint yet; train it first."
+        )
     abstract = parallel.abstract(training.create_state, parallel.replicated_sharding(mesh))
-    with Checkpoints(directory, config.keep_last, config.best_metric, read_only=True) as checkpoints:
+    with Checkpoints(
+        directory, config.keep_last, config.best_metric, read_only=True
+    ) as checkpoints:
         steps, best_step = checkpoints.steps(), checkpoints.best_step()
         if best_step is None:
             raise UserError(f"{directory} holds no whole checkpoint: train the run first.")
@@ -154,7 +163,8 @@ def restore_variables(
             step = int(checkpoint) if checkpoint.isdecimal() else -1
         if step not in steps:
             raise UserError(
-                f"--checkpoint={checkpoint}: {directory} has those of steps {', '.join(map(str, steps))}; say one of "
+                f"--checkpoint={checkpoint}: {directory} has those of steps "
+                f"{', '.join(map(str, steps))}; say one of "
                 "them, 'best' or 'last'."
             )
         state, _ = checkpoints.restore(step, abstract)
@@ -195,7 +205,11 @@ def _samples(
     order = np.argsort(jaccard, kind="stable")
     count = min(NUM_SAMPLES, max(1, len(order) // 3))
     middle = (len(order) - count) // 2
-    groups = {"worst": order[:count], "median": order[middle : middle + count], "best": order[-count:]}
+    groups = {
+        "worst": order[:count],
+        "median": order[middle : middle + count],
+        "best": order[-count:],
+    }
     chosen = [int(index) for indices in groups.values() for index in indices]
     predicted = list(predictor.predict([positions[index] for index in chosen]))
     drawn = []
@@ -205,7 +219,7 @@ def _samples(
         truth = decode_mask(_mask(prepared, position), image_id).astype(bool)
         drawn.append(
             Sample(
-                image=resize_image(decode_image(image_bytes, image_id), truth.shape),
+                image=fit_image(decode_image(image_bytes, image_id), truth.shape, "squash")[0],
                 truth=truth,
                 prediction=unfit(probabilities, box, truth.shape) >= 0.5,
                 caption=f"{image_id}  {jaccard[index]:.3f}",
@@ -218,11 +232,14 @@ def _summary(
     figures: dict[str, Any], name: str, rows: list[Row], output: Path, seconds: float
 ) -> str:
     def interval(key: str) -> str:
-        return f"{figures[key]:.3f} (95% {figures[key + '_low']:.3f} to {figures[key + '_high']:.3f})"
+        return (
+            f"{figures[key]:.3f} (95% {figures[key + '_low']:.3f} to {figures[key + '_high']:.3f})"
+        )
 
     num_lesions = len({row.lesion_id for row in rows})
     return (
-        f"{name}: {figures['num_images']:,} images of {num_lesions:,} lesions, step {figures['checkpoint_step']:,}, "
+        f"{name}: {figures['num_images']:,} images of {num_lesions:,} lesions, step "
+        f"{figures['checkpoint_step']:,}, "
         f"{figures['weights']} weights, {len(rows) / seconds:,.0f} images/s\n"
         f"  Jaccard   {interval('jaccard')}\n"
         f"  Dice      {interval('dice')}\n"

@@ -29,7 +29,7 @@ from skinjax.modes.workdir import locked, open_workdir, write_config
 def train(
     config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, float]:
-    """Trains what the configuration describes, or goes on with it where the folder holds it already.
+    """Trains what the configuration describes, or goes on where the folder holds it.
 
     Args:
         config: made by one of configs/.
@@ -86,7 +86,8 @@ def train(
                     raise Interrupted(stop.signal_number, step)
             checkpoints.wait()
             monitor.say(
-                f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations aside; the best "
+                f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations "
+                "aside; the best "
                 f"checkpoint is that of step {checkpoints.best_step():,}."
             )
     return metrics
@@ -123,28 +124,31 @@ class _Run:
         step = checkpoints.latest_step()
         if step is None:
             state = jax.jit(create, out_shardings=replicated)()
-            print(parameter_overview.get_parameter_overview(state.params, include_stats=False).splitlines()[-1])
+            print(
+                parameter_overview.get_parameter_overview(
+                    state.params, include_stats=False
+                ).splitlines()[-1]
+            )
             return state, {"examples_seen": 0, "training_seconds": 0.0}
         state, progress = checkpoints.restore(step, parallel.abstract(create, replicated))
         print(f"{self.workdir} goes on from step {step:,}.", flush=True)
         return state, progress
 
     def compile(self, state: TrainState) -> tuple[Callable, Callable]:
-        """Compiles both steps ahead, tells what an update costs, and refuses a metric that does not exist."""
+        """Compiles both steps ahead, tells what an update costs, checks the metric's name."""
         start = time.monotonic()
         batch = parallel.put_batch(
             self.train_examples.batch(range(1), self.config.batch_size // jax.process_count()),
             self.mesh,
         )
-        eval_step = make_eval_step(self.task, self.mesh)
-        eval_step = eval_step.lower(state.variables, batch).compile()
+        eval_step = make_eval_step(self.task, self.mesh).lower(state.variables, batch).compile()
         figures = self.task.summarise(dict.fromkeys(eval_step.out_info, 1.0))
         if self.config.best_metric not in {f"val/{name}" for name in figures}:
             raise UserError(
                 f"config.best_metric={self.config.best_metric!r} is unknown: choose one of "
                 f"{', '.join(f'val/{name}' for name in figures)}."
             )
-        train_step = make_train_step(
+        train_step_to_compile = make_train_step(
             self.task,
             self.training.optimizer,
             self.training.schedule,
@@ -153,12 +157,13 @@ class _Run:
             accumulation=self.config.accumulation,
             ema_decay=self.config.ema_decay,
         )
-        train_step = train_step.lower(state, batch).compile()
+        train_step = train_step_to_compile.lower(state, batch).compile()
         memory, flops = train_step.memory_analysis(), train_step.cost_analysis()["flops"]
         size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
         print(
             f"compiled in {time.monotonic() - start:.0f} s for {self.mesh.size} x "
-            f"{jax.devices()[0].device_kind}: {flops / 1e9:,.0f} GFLOP an update, {size / 2**20:,.0f} MiB a device",
+            f"{jax.devices()[0].device_kind}: {flops / 1e9:,.0f} GFLOP an update, "
+            f"{size / 2**20:,.0f} MiB a device",
             flush=True,
         )
         return train_step, eval_step
@@ -225,6 +230,7 @@ def _check_splits(path: Path, prepared: Prepared, splits: dict[str, list[int]]) 
     for name, positions in splits.items():
         if build.read_split(path, prepared, name) != positions:
             raise UserError(
-                f"The {name} split is no longer the one in {path}: the data set has changed since the run began. "
+                f"The {name} split is no longer the one in {path}: the data set has changed "
+                "since the run began. "
                 "Bring the old one back, or begin a new run in another --workdir."
             )

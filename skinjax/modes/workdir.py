@@ -34,7 +34,8 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
         Whether the run is there already.
 
     Raises:
-        UserError: where the folder holds another run, or something that is no run, or cannot be made.
+        UserError: where the folder holds another run, or something that is no run, or cannot be
+            made.
     """
     if (workdir / "config.json").exists():
         check_resume(workdir, config)
@@ -43,12 +44,14 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be made ({error.strerror}): name a folder that can be written."
+            f"--workdir={workdir} cannot be made ({error.strerror}): name a folder that can be "
+            "written."
         ) from error
     others = sorted(p.name for p in workdir.iterdir() if p.name != LOCK)
     if others:
         raise UserError(
-            f"--workdir={workdir} is not empty and holds no run (it has {', '.join(others[:3])}): name a new or "
+            f"--workdir={workdir} is not empty and holds no run (it has "
+            f"{', '.join(others[:3])}): name a new or "
             "an empty folder."
         )
     return False
@@ -68,7 +71,8 @@ def locked(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: wait for it, "
+                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: "
+                "wait for it, "
                 "stop it, or give this run a folder of its own."
             ) from error
         file.truncate(0)
@@ -100,7 +104,8 @@ def read_config(workdir: Path) -> ConfigDict:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"--workdir={workdir} holds no run ({path} is missing): name the folder that a training wrote."
+            f"--workdir={workdir} holds no run ({path} is missing): name the folder that a "
+            "training wrote."
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
@@ -137,7 +142,7 @@ def check_resume(workdir: Path, config: ConfigDict) -> None:
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             flat |= _flat(value, f"{prefix}{name}.")

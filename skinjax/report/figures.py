@@ -1,19 +1,27 @@
 """Pictures of a segmentation's results: arrays in, a PNG out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 
 # Two colours of Okabe and Ito's set (Wong 2011, Nature Methods 8, 441), which every kind of colour
-# vision tells apart, and neither of them a colour of skin. The prediction is dashed as well.
+# vision tells apart, and neither of them a colour of skin. The prediction is dashed as well, and
+# both have a dark rim, to be seen on any ground.
 TRUTH_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#F0E442"
+_DASHES = (0.0, (3.0, 1.2))
+_TRUTH = {"colors": TRUTH_COLOUR, "linewidths": 1.6, "linestyles": "solid"}
+_PREDICTION = {"colors": PREDICTION_COLOUR, "linewidths": 1.6, "linestyles": [_DASHES]}
+_RIM = [Stroke(linewidth=2.8, foreground="#202020"), Normal()]
 
-_WIDTH_INCHES = 2.2
+_COLUMN_INCHES = 2.2
 _DPI = 150
 
 
@@ -22,10 +30,11 @@ class Sample:
     """One scored picture.
 
     Attributes:
-      image: uint8 [h, w, 3], RGB.
+      image: uint8 [H, W, 3], RGB; it may be smaller or larger than the masks and is drawn over all
+        of their frame.
       truth: bool [h, w].
       prediction: bool [h, w].
-      caption: what stands below it, as the image's id and its score.
+      caption: what stands below it, such as the image's id and its score.
     """
 
     image: np.ndarray
@@ -33,49 +42,96 @@ class Sample:
     prediction: np.ndarray
     caption: str
 
-    def __post_init__(self) -> None:
-        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
-            raise ValueError(f"the image of {self.caption!r} is not uint8 [h, w, 3]")
-        for mask in (self.truth, self.prediction):
-            if mask.dtype != np.bool_ or mask.shape != self.image.shape[:2]:
-                raise ValueError(f"a mask of {self.caption!r} is not bool of its image's size")
 
-
-def sample_sheet(path: str | Path, samples: Mapping[str, Sequence[Sample]], title: str) -> None:
+def sample_sheet(
+    path: str | Path, samples: Sequence[tuple[str, Sequence[Sample]]], title: str
+) -> None:
     """Draws pictures with the outlines of truth and prediction, and writes the sheet as a PNG.
 
     Args:
       path: the file to write, in a folder that exists.
-      samples: the rows from above to below: a label (worst, median, best) and the samples of it.
+      samples: the rows from above to below, each a label (worst, median, best) and its samples.
       title: what stands above the sheet.
 
     Raises:
-      ValueError: there is no sample.
+      ValueError: there is no sample, or a sample's two masks differ in shape.
     """
-    num_columns = max((len(row) for row in samples.values()), default=0)
-    if num_columns == 0:
-        raise ValueError("there are no samples to draw")
-    aspect = np.median([s.image.shape[0] / s.image.shape[1] for row in samples.values() for s in row])
-    figure, axes = new_sheet(len(samples), num_columns, float(aspect), title)
-    for row_axes, (label, row) in zip(axes, samples.items(), strict=True):
-        # Words that stand upright beside a row need no more width than those that are turned.
-        row_axes[0].set_ylabel(label, fontsize=10, fontweight="bold", labelpad=8)
+    shapes = [sample.truth.shape for _, row in samples for sample in row]
+    figure, axes = create_sheet(
+        num_rows=len(samples),
+        num_columns=max((len(row) for _, row in samples), default=0),
+        aspect=float(np.median([height / width for height, width in shapes] or [1.0])),
+        title=title,
+    )
+    for row_axes, (label, row) in zip(axes, samples, strict=True):
+        row_axes[0].set_ylabel(label, fontsize=11, fontweight="bold", labelpad=8)
         for axis, sample in zip(row_axes, row, strict=False):
-            axis.imshow(sample.image, interpolation="lanczos")
-            _outline(axis, sample.truth, TRUTH_COLOUR, "solid")
-            _outline(axis, sample.prediction, PREDICTION_COLOUR, (0, (3, 1.5)))
-            axis.set_xlabel(sample.caption, fontsize=7, labelpad=3)
+            if sample.prediction.shape != sample.truth.shape:
+                raise ValueError(f"truth and prediction of {sample.caption!r} differ in shape")
+            height, width = sample.truth.shape
+            axis.imshow(sample.image, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+            _outline(axis, sample.truth, _TRUTH)
+            _outline(axis, sample.prediction, _PREDICTION)
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
+            axis.set_xlabel(sample.caption, fontsize=8, labelpad=3)
+    line: dict[str, Any] = {"linewidth": 2, "path_effects": _RIM}
     figure.legend(
         handles=[
-            Line2D([], [], color=TRUTH_COLOUR, linewidth=2, label="truth"),
-            Line2D([], [], color=PREDICTION_COLOUR, linewidth=2, linestyle="--", label="prediction"),
+            Line2D([], [], color=TRUTH_COLOUR, label="truth", **line),
+            Line2D([], [], color=PREDICTION_COLOUR, label="prediction", linestyle=_DASHES, **line),
         ],
         loc="outside lower center",
         ncols=2,
-        frameon=True,
-        facecolor="#505050",
-        edgecolor="none",
-        labelcolor="white",
-        fontsize=8,
+        frameon=False,
+        fontsize=10,
     )
     save(figure, path)
+
+
+def create_sheet(
+    num_rows: int, num_columns: int, aspect: float, title: str
+) -> tuple[Figure, np.ndarray]:
+    """An empty sheet of pictures; axes that are not drawn on stay blank.
+
+    Args:
+      num_rows: of pictures.
+      num_columns: of pictures.
+      aspect: a picture's height over its width.
+      title: what stands above the sheet.
+
+    Returns:
+      The figure and its axes, object [num_rows, num_columns].
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    if num_rows * num_columns == 0:
+        raise ValueError(f"there are no pictures to draw on the sheet {title!r}")
+    # No pyplot: it keeps a list of figures for the whole process, and asks for a display.
+    width = max(_COLUMN_INCHES * num_columns + 0.5, 4.5)
+    figure = Figure(
+        figsize=(width, (_COLUMN_INCHES * aspect + 0.35) * num_rows + 0.9),
+        layout="constrained",
+    )
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure as a PNG, without a line in it that says what wrote it or where."""
+    figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def _outline(axis: Axes, mask: np.ndarray, style: dict[str, Any]) -> None:
+    # A frame of zeros closes the outline of a lesion that reaches the picture's edge; half-way
+    # between pixel centres is where one region ends and the other begins.
+    if mask.any():
+        rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
+        contours = axis.contour(columns, rows, np.pad(mask, 1).astype(float), [0.5], **style)
+        contours.set_path_effects(_RIM)

@@ -52,3 +52,71 @@ def dice_loss(logits: jax.Array, masks: jax.Array, inside: jax.Array) -> jax.Arr
 
 def _float32(*arrays: jax.Array) -> list[jax.Array]:
     return [array.astype(jnp.float32) for array in arrays]
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of a distribution over classes.
+
+    Args:
+      logits: [N, K], any float type.
+      targets: [N, K], non-negative, each row of sum 1: one-hot, or mixed.
+      label_smoothing: the share of each target that is spread evenly over all K classes (Szegedy
+        2016, arXiv:1512.00567), in 0..1.
+
+    Returns:
+      float32 [N], in nats.
+    """
+    logits, targets = _float32(logits, targets)
+    targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), 1)
+
+
+def focal_loss(logits: jax.Array, targets: jax.Array, gamma: float) -> jax.Array:
+    """Cross-entropy with each class's term scaled by (1 - p) ** gamma (Lin 2017, arXiv:1708.02002).
+
+    Args:
+      logits: [N, K], any float type.
+      targets: [N, K], non-negative, each row of sum 1: one-hot, or mixed.
+      gamma: 0 gives cross-entropy; the larger, the less an example counts that is already right.
+
+    Returns:
+      float32 [N], in nats.
+    """
+    logits, targets = _float32(logits, targets)
+    log_probabilities = jax.nn.log_softmax(logits)
+    # The floor, float32's rounding of 1 - p near 1, keeps the gradient finite for gamma below 1.
+    rest = jnp.maximum(-jnp.expm1(log_probabilities), 1e-7)
+    return -jnp.sum(targets * rest**gamma * log_probabilities, 1)
+
+
+def adjust_logits(logits: jax.Array, priors: jax.Array, tau: float = 1.0) -> jax.Array:
+    """Adds tau * log(prior) to the logits before the loss (Menon 2021, arXiv:2007.07314, eq. 10).
+
+    A model that is trained so, and used without it, minimises the balanced error: what is common
+    must be right by a margin.
+
+    Args:
+      logits: [N, K], any float type.
+      priors: [K], the share of each class among the training images; each above 0.
+      tau: 1 for the balanced error; 0 changes nothing.
+
+    Returns:
+      float32 [N, K].
+    """
+    logits, priors = _float32(logits, priors)
+    return logits + tau * jnp.log(priors)
+
+
+def weigh_classes(losses: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Multiplies each example's loss by its class's weight; a mixed target has the mixed weight.
+
+    Args:
+      losses: [N].
+      targets: [N, K], non-negative, each row of sum 1.
+      weights: [K]; a mean of 1 over the training images keeps the loss's scale.
+
+    Returns:
+      float32 [N].
+    """
+    losses, targets, weights = _float32(losses, targets, weights)
+    return losses * jnp.sum(targets * weights, 1)

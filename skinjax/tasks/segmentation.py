@@ -48,7 +48,8 @@ class Segmentation:
         Args:
             params: of the model.
             batch_stats: BatchNorm's running statistics.
-            batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W, 1] of {0, 1}, boxes int32 [N, 4].
+            batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W, 1] of {0, 1}, boxes int32 [N,
+                4].
             key: of the augmentation.
 
         Returns:
@@ -69,8 +70,8 @@ class Segmentation:
         return loss, (updated["batch_stats"], {"loss": loss, "bce": bce, "dice_loss": dice})
 
     def evaluate(self, variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
-        """Sums, over the valid examples, of the scores at the model's own size (`metrics.mask_sums`)."""
-        logits = self.model.apply(variables, normalise(batch["images"]), train=False)
+        """Sums over the valid examples of the scores at the model's size (`mask_sums`)."""
+        logits = self._logits(variables, normalise(batch["images"]))
         inside = content_mask(batch["boxes"], *self.image_size)
         masks = batch["masks"].astype(jnp.float32)
         return mask_sums(logits, masks, inside, batch["valid"])
@@ -85,8 +86,8 @@ class Segmentation:
         Args:
             variables: of the model.
             images: uint8 [N, H, W, 3].
-            tta: whether the probabilities of the flipped (and, where the input is square, turned) images are
-                averaged.
+            tta: whether the probabilities of the flipped (and, where the input is square, turned)
+                images are averaged.
 
         Returns:
             float32 [N, H, W] in [0, 1].
@@ -94,7 +95,7 @@ class Segmentation:
         images = normalise(images)
 
         def probabilities(x: jax.Array) -> jax.Array:
-            return jax.nn.sigmoid(self.model.apply(variables, x, train=False)[..., 0])
+            return jax.nn.sigmoid(self._logits(variables, x)[..., 0])
 
         if not tta:
             return probabilities(images)
@@ -109,3 +110,8 @@ class Segmentation:
             return jnp.rot90(jnp.flip(y, 2) if flip else y, -turn, axes=(1, 2))
 
         return sum(view(*v) for v in views[1:]) / len(views) + view(*views[0]) / len(views)
+
+    def _logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
+        logits = self.model.apply(variables, images, train=False)
+        assert isinstance(logits, jax.Array)  # and no updated collections beside it
+        return logits

@@ -1,4 +1,4 @@
-"""Schedules, weight decay, plateau and the averages, against hand calculations and torch's definitions."""
+"""Schedules, weight decay, plateau and averages against their definitions."""
 
 import jax
 import jax.numpy as jnp

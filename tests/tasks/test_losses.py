@@ -1,4 +1,4 @@
-"""Segmentation losses against float64 numpy."""
+"""Losses against float64 numpy and scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.special import logsumexp
+from sklearn.metrics import log_loss
 
-from skinjax.tasks.losses import DICE_SMOOTH, binary_cross_entropy, dice_loss
+from skinjax.tasks.losses import (
+    DICE_SMOOTH,
+    adjust_logits,
+    binary_cross_entropy,
+    cross_entropy,
+    dice_loss,
+    focal_loss,
+    weigh_classes,
+)
 
 SHAPE = (3, 5, 4, 1)
 LOSSES = [binary_cross_entropy, dice_loss]
@@ -100,3 +110,89 @@ def test_strict_promotion(loss):
     logits = jnp.zeros(SHAPE, jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
         loss(logits, jnp.ones(SHAPE, jnp.uint8), jnp.ones(SHAPE))
+
+
+class_logits = hnp.arrays(np.float32, (4, 5), elements=st.floats(-30, 30, width=32))
+class_shares = hnp.arrays(np.float64, (4, 5), elements=st.floats(0.01, 1)).map(
+    lambda a: (a / a.sum(1, keepdims=True)).astype(np.float32)
+)
+one_hot = st.lists(st.integers(0, 4), min_size=4, max_size=4).map(
+    lambda i: np.eye(5, dtype=np.float32)[i]
+)
+targets_of_any_kind = st.one_of(class_shares, one_hot)
+
+
+def log_softmax(logits):
+    return logits - logsumexp(logits, axis=1, keepdims=True)
+
+
+@given(class_logits, targets_of_any_kind, st.sampled_from([0.0, 0.1, 1.0]))
+def test_cross_entropy_against_float64(logits, targets, label_smoothing):
+    result = cross_entropy(jnp.asarray(logits), jnp.asarray(targets), label_smoothing)
+    smooth = np.float64(targets) * (1 - label_smoothing) + label_smoothing / 5
+    expected = -(smooth * log_softmax(np.float64(logits))).sum(1)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_cross_entropy_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 7)), rng.integers(0, 7, 50)
+    expected = log_loss(labels, np.exp(log_softmax(logits)), labels=range(7))
+    result = cross_entropy(jnp.asarray(logits, jnp.float32), jax.nn.one_hot(labels, 7))
+    assert float(result.mean()) == pytest.approx(expected, rel=1e-6)
+
+
+@given(class_logits, targets_of_any_kind, st.sampled_from([0.0, 0.5, 2.0, 5.0]))
+def test_focal_loss_against_float64(logits, targets, gamma):
+    result = focal_loss(jnp.asarray(logits), jnp.asarray(targets), gamma)
+    log_probabilities = log_softmax(np.float64(logits))
+    rest = (1 - np.exp(log_probabilities)) ** gamma
+    expected = -(np.float64(targets) * rest * log_probabilities).sum(1)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+    if gamma == 0:
+        plain = cross_entropy(jnp.asarray(logits), jnp.asarray(targets))
+        np.testing.assert_allclose(result, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("logit", [-1e4, -100.0, 100.0, 1e4])
+def test_focal_loss_has_finite_gradients_at_certainty(gamma, logit):
+    logits = jnp.zeros((1, 5)).at[0, 0].set(logit)
+    gradient = jax.grad(lambda x: focal_loss(x, jnp.eye(5)[:1], gamma).sum())(logits)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_adjusted_logits_make_the_prior_right_when_the_model_says_nothing():
+    priors = np.array([0.7, 0.2, 0.1], np.float32)
+    adjusted = adjust_logits(jnp.zeros((1, 3), jnp.bfloat16), jnp.asarray(priors))
+    assert adjusted.dtype == jnp.float32
+    np.testing.assert_allclose(jax.nn.softmax(adjusted)[0], priors, rtol=1e-6)
+    half = adjust_logits(jnp.ones((1, 3)), jnp.asarray(priors), tau=0.5)
+    np.testing.assert_allclose(half[0], 1 + 0.5 * np.log(priors), rtol=1e-6)
+
+
+def test_class_weights_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 4, 50)
+    weights = np.array([0.5, 1, 2, 4])
+    targets = jax.nn.one_hot(labels, 4)
+    losses = cross_entropy(jnp.asarray(logits, jnp.float32), targets)
+    weighed = weigh_classes(losses, targets, jnp.asarray(weights, jnp.float32))
+    probabilities = np.exp(log_softmax(logits))
+    expected = log_loss(
+        labels, probabilities, labels=range(4), sample_weight=weights[labels], normalize=False
+    )
+    assert float(weighed.sum()) == pytest.approx(expected, rel=1e-5)
+    mixed = weigh_classes(
+        jnp.ones(1), jnp.array([[0.25, 0, 0, 0.75]]), jnp.asarray(weights, jnp.float32)
+    )
+    assert float(mixed[0]) == pytest.approx(0.25 * 0.5 + 0.75 * 4)
+
+
+def test_strict_promotion_of_the_losses_over_classes():
+    logits, targets = jnp.zeros((2, 3), jnp.bfloat16), jnp.eye(3)[:2]
+    with jax.numpy_dtype_promotion("strict"):
+        losses = cross_entropy(adjust_logits(logits, jnp.ones(3) / 3), targets, 0.1)
+        weigh_classes(losses + focal_loss(logits, targets, 2.0), targets, jnp.ones(3))

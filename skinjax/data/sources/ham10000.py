@@ -81,7 +81,7 @@ class _Found:
         """Adds what lies in a folder, and in the zips there that hold something new."""
         zips = []
         for file in _walk(folder):
-            kind, image_id = _classify(file.path)
+            kind, image_id = _classify(file.relative)
             if kind == "image":
                 _keep(self.images, image_id, file)
             elif kind == "mask":
@@ -210,7 +210,7 @@ class Ham10000Source:
                 "set config.data.source to the folder or zip that holds them."
             )
         parent = self._root.absolute().parent
-        if found.tables and found.masks or not os.access(parent, os.R_OK):
+        if (found.tables and found.masks) or not os.access(parent, os.R_OK):
             return found
         # The folder of the masks is taken before the zip it came from.
         for path in sorted(parent.iterdir(), key=lambda path: (path.is_file(), path.name)):
@@ -297,7 +297,7 @@ def _classify(path: str) -> tuple[str, str]:
         return "mask", match[1].lower()
     if match := _IMAGE.fullmatch(name):
         # Some rename the masks to their images' names.
-        in_masks = bool(folders) and "mask" in folders[-1].lower()
+        in_masks = bool(folders) and folders[-1].lower() in ("mask", "masks", _MASK_SET.lower())
         return "mask" if in_masks else "image", match[1].lower()
     if _METADATA.fullmatch(name):
         return "table", ""
@@ -317,8 +317,13 @@ def _walk(folder: Path) -> Iterator[_File]:
         if real in visited:
             continue
         visited.add(real)
-        with os.scandir(current) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
+        try:
+            with os.scandir(current) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(
+                f"Cannot look into {current} ({error.strerror}): make it readable."
+            ) from error
         for entry in listed:
             if is_junk(entry.name):
                 continue

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from skinjax.data.sources.example import CLASSES, Example
-from skinjax.data.sources.phantom_lesion import Canvas, draw_outline, draw_side, paint_lesion
+from skinjax.data.sources.phantom_lesion import RECIPES, Canvas, draw_side, paint_lesion
+from skinjax.data.sources.phantom_outline import draw_outline
 from skinjax.data.sources.phantom_scene import (
     add_hairs,
     add_light,
@@ -71,8 +72,9 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Draw picture `index` of the phantom with this seed.
 
-    The same seed and index show the same lesion, in the same place, at any size. Pictures of one
-    lesion share its shape, colours and skin and differ in pose, light, hairs and marks.
+    The same seed and index show the same lesion, in the same place, at any size; only small dots
+    may fall elsewhere. Pictures of one lesion share its shape, colours and skin and differ in pose,
+    light, hairs and marks.
 
     Returns:
       The image, uint8 `[H, W, 3]`, RGB; its mask, uint8 `[H, W]`, 1 on the lesion and 0 elsewhere;
@@ -90,7 +92,7 @@ def render(
     view = np.random.default_rng([seed, 2, index])
 
     tone = draw_skin_tone(person, label)
-    outline = draw_outline(person, label)
+    outline = draw_outline(person, RECIPES[label].irregularity)
     side = draw_side(person, label) * np.exp(view.normal(0, 0.08))
     pixels = side * np.sqrt(height * width / np.pi)
     canvas = paint_lesion(person, label, outline, pixels)
@@ -107,7 +109,7 @@ def render(
 
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / np.float32(height)
     skin = paint_skin(view, tone, label, x, y)
-    if view.random() < 0.2:
+    if view.random() < 0.3:
         skin += paint_bystanders(view, x, y)
     picture = tone * np.exp(-density - skin)
     picture += veil[..., None] * (canvas.veil_colour - picture)

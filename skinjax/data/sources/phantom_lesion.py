@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
+from skinjax.data.sources.phantom_outline import Outline, one_piece
 from skinjax.data.sources.phantom_texture import (
     draw_strokes,
     fractal_noise,
@@ -51,53 +51,14 @@ class Recipe:
 
 
 RECIPES = {
-    "akiec": Recipe(0.62, 0.18, (0.05, 0.22, 0.22), 0.55, (0.06, 0.18), (0.2, 0.8), (0.2, 0.7)),
-    "bcc": Recipe(0.48, 0.19, (0.08, 0.24, 0.20), 0.55, (0.05, 0.16), (0.2, 0.8), (0.2, 0.7)),
-    "bkl": Recipe(0.57, 0.17, (0.15, 0.34, 0.43), 0.65, (0.06, 0.18), (0.1, 0.5), (0.2, 0.6)),
-    "df": Recipe(0.53, 0.14, (0.12, 0.38, 0.38), 0.45, (0.03, 0.09), (0.25, 0.8), (0.15, 0.5)),
+    "akiec": Recipe(0.62, 0.18, (0.03, 0.15, 0.15), 0.55, (0.06, 0.18), (0.2, 0.8), (0.2, 0.7)),
+    "bcc": Recipe(0.48, 0.19, (0.06, 0.18, 0.15), 0.55, (0.05, 0.16), (0.2, 0.8), (0.2, 0.7)),
+    "bkl": Recipe(0.57, 0.17, (0.13, 0.30, 0.37), 0.65, (0.06, 0.18), (0.1, 0.5), (0.2, 0.6)),
+    "df": Recipe(0.53, 0.14, (0.14, 0.46, 0.46), 0.45, (0.03, 0.09), (0.25, 0.8), (0.15, 0.5)),
     "mel": Recipe(0.55, 0.20, (0.30, 0.64, 0.73), 0.60, (0.07, 0.2), (0.12, 0.6), (0.2, 0.55)),
-    "nv": Recipe(0.46, 0.18, (0.29, 0.80, 0.90), 0.50, (0.03, 0.12), (0.12, 0.75), (0.15, 0.45)),
-    "vasc": Recipe(0.36, 0.15, (0.38, 1.15, 0.65), 0.45, (0.02, 0.12), (0.04, 0.3), (0.1, 0.4)),
+    "nv": Recipe(0.46, 0.18, (0.27, 0.70, 0.78), 0.50, (0.03, 0.12), (0.1, 0.6), (0.15, 0.45)),
+    "vasc": Recipe(0.36, 0.15, (0.34, 1.00, 0.58), 0.45, (0.02, 0.12), (0.04, 0.3), (0.1, 0.4)),
 }
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A closed curve of area pi: radius = scale * exp(harmonics), then stretched."""
-
-    stretch: float
-    amplitudes: np.ndarray
-    phases: np.ndarray
-    scale: float
-    reach: float  # the greatest distance of the curve from the origin
-
-    def signed_depth(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """1 at the origin, 0 on the curve, negative outside."""
-        x, y = u / np.float32(self.stretch), v * np.float32(self.stretch)
-        radius = np.sqrt(x * x + y * y) + np.float32(1e-6)
-        unit = ((x + 1j * y) / radius).astype(np.complex64)
-        power = unit.copy()
-        log_radius = np.full(u.shape, np.log(self.scale), np.float32)
-        for amplitude, phase in zip(self.amplitudes, self.phases, strict=True):
-            power = power * unit
-            log_radius += (power * np.complex64(amplitude * np.exp(1j * phase))).real
-        return 1 - radius * np.exp(-log_radius)
-
-
-def draw_outline(rng: np.random.Generator, label: str) -> Outline:
-    """An outline as regular or irregular as is usual for the class `label`."""
-    recipe = RECIPES[label]
-    stretch = float(np.exp(np.clip(np.abs(rng.normal(0.05, 0.14)), 0, 0.35)))
-    irregularity = rng.uniform(*recipe.irregularity)
-    harmonics = np.arange(2, 9)
-    amplitudes = irregularity * rng.standard_normal(7) * (harmonics - 1.0) ** -0.9
-    phases = rng.uniform(0, 2 * np.pi, 7)
-    angle = np.linspace(0, 2 * np.pi, 256, endpoint=False)
-    log_radius = (amplitudes * np.cos(np.outer(angle, harmonics) + phases)).sum(axis=1)
-    scale = float(1 / np.sqrt(np.mean(np.exp(2 * log_radius))))
-    radius = scale * np.exp(log_radius)
-    reach = np.hypot(radius * np.cos(angle) * stretch, radius * np.sin(angle) / stretch).max()
-    return Outline(stretch, amplitudes, phases, scale, float(reach))
 
 
 @dataclass
@@ -187,7 +148,7 @@ def _paint_nv(canvas: Canvas) -> None:
 
 def _paint_mel(canvas: Canvas) -> None:
     rng, strength = canvas.rng, canvas.strength
-    mesh = canvas.network(rng.uniform(0.05, 0.11), rng.uniform(0.5, 0.9))
+    mesh = canvas.network(rng.uniform(0.04, 0.09), rng.uniform(0.6, 1.0))
     canvas.density *= (
         1 + np.float32(rng.uniform(0.2, 0.7)) * canvas.patch(0.5, 1.2) * (mesh - 0.4)
     )[..., None]
@@ -218,8 +179,8 @@ def _paint_bkl(canvas: Canvas) -> None:
         change = np.float32(rng.uniform(-0.5, 0.6)) * (folds - np.float32(0.4))
         canvas.density *= (1 + change)[..., None]
     if rng.random() < 0.5:
-        openings = canvas.scatter(canvas.pigment > 0.5, (6, 40), rng.uniform(0.03, 0.07))
-        canvas.add(MELANIN, openings * canvas.pigment * np.float32(0.1 + 0.4 * strength))
+        openings = canvas.scatter(canvas.pigment > 0.5, (6, 40), rng.uniform(0.02, 0.05))
+        canvas.add(MELANIN, openings * canvas.pigment * np.float32(0.1 + 0.2 * strength))
     if rng.random() < 0.55:
         cysts = canvas.scatter(canvas.pigment > 0.5, (8, 60), rng.uniform(0.025, 0.06))
         canvas.cover(
@@ -227,9 +188,9 @@ def _paint_bkl(canvas: Canvas) -> None:
         )
     if rng.random() < 0.5:
         canvas.add(MELANIN, canvas.patch(rng.uniform(0.2, 0.5), 1.3) * np.float32(0.5 * strength))
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         peppering = canvas.scatter(canvas.pigment > 0.3, (60, 250), 0.02)
-        canvas.add(DEEP_MELANIN, peppering * np.float32(rng.uniform(0.2, 0.5)))
+        canvas.add(DEEP_MELANIN, peppering * np.float32(rng.uniform(0.08, 0.3)))
     if rng.random() < 0.2:
         canvas.add(BLOOD, canvas.patch(0.4, 1.0) * np.float32(rng.uniform(0.1, 0.4)))
 
@@ -298,13 +259,13 @@ def _paint_vasc(canvas: Canvas) -> None:
     rng = canvas.rng
     kind = rng.random()
     if kind < 0.65:
-        septa = canvas.network(rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.7))
-        canvas.density *= (1.1 - np.float32(rng.uniform(0.1, 0.6)) * septa)[..., None]
+        septa = canvas.network(rng.uniform(0.15, 0.4), rng.uniform(0.6, 1.0))
+        canvas.density *= (1.1 - np.float32(rng.uniform(0.1, 0.5)) * septa)[..., None]
         tint = smoothstep(-1.0, 1.5, canvas.noise(2.0)) * canvas.pigment
         canvas.add(DEEP_MELANIN, tint * np.float32(rng.uniform(0.0, 0.6)))
-        if rng.random() < 0.4:
-            pale = smoothstep(0.6, 0.95, septa) * canvas.pigment
-            canvas.cover(SCAR, pale * np.float32(rng.uniform(0.1, 0.5)))
+        if rng.random() < 0.3:
+            pale = smoothstep(0.5, 1.0, septa) * canvas.pigment
+            canvas.cover(SCAR, pale * np.float32(rng.uniform(0.05, 0.3)))
     else:
         canvas.density *= np.float32(rng.uniform(0.2, 0.8))
         clots = canvas.scatter(canvas.pigment > 0.4, (15, 90), rng.uniform(0.04, 0.09))
@@ -321,13 +282,13 @@ def _vessels(canvas: Canvas) -> np.ndarray:
     for _ in range(rng.integers(2, 6)):
         start = size / 2 + rng.normal(0, 0.45, 2) * canvas.pixels
         heading = rng.uniform(0, 2 * np.pi)
-        trunk = wander(rng, start, heading, rng.uniform(0.5, 1.2) * canvas.pixels, 1.2, 10)
-        strokes.append((trunk, rng.uniform(0.02, 0.05) * canvas.pixels))
+        trunk = wander(rng, start, heading, rng.uniform(0.5, 1.2) * canvas.pixels, 0.7, 10)
+        strokes.append((trunk, rng.uniform(0.012, 0.03) * canvas.pixels))
         for _ in range(rng.integers(1, 5)):
             base = trunk[rng.integers(1, 10)]
             turn = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.3)
-            branch = wander(rng, base, turn, rng.uniform(0.2, 0.6) * canvas.pixels, 1.5, 7)
-            strokes.append((branch, 0.015 * canvas.pixels))
+            branch = wander(rng, base, turn, rng.uniform(0.2, 0.6) * canvas.pixels, 0.9, 7)
+            strokes.append((branch, 0.012 * canvas.pixels))
     return draw_strokes(canvas.shape, strokes) * smoothstep(-0.15, 0.15, canvas.depth)
 
 
@@ -350,7 +311,7 @@ def paint_lesion(rng: np.random.Generator, label: str, outline: Outline, pixels:
     0.05 and nearly all of it at 0.5.
     """
     recipe = RECIPES[label]
-    extent = 1.12 * outline.reach + 0.15
+    extent = 1.2 * outline.reach + 0.25
     # Multiples of 16 keep the number of spline matrices small.
     size = int(np.clip(np.ceil(2 * extent * pixels / 16) * 16, 48, 1024))
     axis = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1) * np.float32(extent)
@@ -360,19 +321,25 @@ def paint_lesion(rng: np.random.Generator, label: str, outline: Outline, pixels:
     )
     depth = outline.signed_depth(u, v)
     depth += np.float32(rng.uniform(0.015, 0.07)) * fractal_noise(rng, depth.shape, 5 * extent, 2)
-    depth = _one_piece(depth)
+    depth = one_piece(depth)
 
-    margin, softness = rng.uniform(-0.14, 0.03), rng.uniform(*recipe.softness)
+    margin, softness = rng.uniform(-0.17, 0.01), rng.uniform(*recipe.softness)
     rough = np.float32(np.exp(rng.uniform(-4.4, -2.2)))
     rough_depth = depth + rough * fractal_noise(rng, depth.shape, 8 * extent, 4, 0.75)
     pigment = smoothstep(margin, margin + softness, rough_depth) * smoothstep(-0.08, 0.06, depth)
 
     strength = float(np.exp(np.clip(rng.normal(0, recipe.spread), -1.4, 1.1)))
-    colour = np.array(recipe.density) * strength * np.exp(rng.normal(0, [0.22, 0.08, 0.1]))
+    colour = np.array(recipe.density) * strength * np.exp(rng.normal(0, [0.25, 0.08, 0.1]))
+    colour[0] *= strength**0.3  # pale lesions are pink or tan, dark ones black: red goes last
     mottling = np.float32(rng.uniform(*recipe.mottling))
     modulation = 1 + mottling * fractal_noise(rng, depth.shape, 2.5 * extent, 5, 0.78)
     modulation += np.float32(rng.normal(0.25, 0.4)) * (np.clip(depth, 0, 1) - np.float32(0.35))
     amount = pigment * np.clip(modulation, 0.05, 3)
+    if rng.random() < 0.35:
+        # A reddish or brownish court that nobody would outline.
+        fall = np.exp(np.minimum(depth, 0) / np.float32(rng.uniform(0.06, 0.3)))
+        fall *= smoothstep(extent, 0.8 * extent, np.hypot(u, v))
+        amount = np.maximum(amount, fall * np.float32(rng.uniform(0.04, 0.2)))
     canvas = Canvas(
         rng=rng,
         extent=extent,
@@ -387,16 +354,6 @@ def paint_lesion(rng: np.random.Generator, label: str, outline: Outline, pixels:
     )
     _PAINTERS[label](canvas)
     return canvas
-
-
-def _one_piece(depth: np.ndarray) -> np.ndarray:
-    """The depth with only the largest region above zero kept, and its holes filled."""
-    pieces, num_pieces = ndimage.label(depth > 0)
-    if num_pieces > 1:
-        largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-        depth = np.where((pieces > 0) & (pieces != largest), np.float32(-0.05), depth)
-    holes = ndimage.binary_fill_holes(depth > 0) & (depth <= 0)
-    return np.where(holes, np.float32(0.02), depth)
 
 
 def draw_side(rng: np.random.Generator, label: str) -> float:

@@ -63,10 +63,11 @@ def paint_skin(
     if rng.random() < (0.6 if weathered else 0.2):
         noise = fractal_noise(rng, shape, rng.uniform(2.5, 8), 3)
         blotches = smoothstep(rng.uniform(-0.2, 1.0), 2.2, noise)
-        density += blotches[..., None] * (MELANIN * np.float32(rng.uniform(0.08, 0.4)))
+        density += blotches[..., None] * (MELANIN * np.float32(rng.uniform(0.08, 0.5)))
     if rng.random() < (0.45 if weathered else 0.25):
-        noise = fractal_noise(rng, shape, rng.uniform(1.5, 12), 3, 0.75)
-        density += noise[..., None] * (BLOOD * np.float32(rng.uniform(0.02, 0.09)))
+        noise = fractal_noise(rng, shape, rng.uniform(1.5, 14), 4, 0.8)
+        flush = smoothstep(-1.2, 2.2, noise)  # never less blood than none: skin would turn green
+        density += flush[..., None] * (BLOOD * np.float32(rng.uniform(0.05, 0.35)))
     if rng.random() < (0.25 if weathered else 0.06):
         mesh = ridges(rng, shape, rng.uniform(14, 30), rng.uniform(0.3, 0.7))
         mesh *= smoothstep(-1.0, 1.5, smooth_noise(rng, shape, 4))
@@ -119,14 +120,12 @@ def paint_bystanders(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> 
     for _ in range(rng.integers(1, 4)):
         x0 = rng.uniform(0.02, 0.98) * aspect
         y0 = rng.uniform(0.02, 0.98)
-        if np.hypot(x0 - aspect / 2, y0 - 0.5) < 0.42:
+        size = np.float32(np.exp(rng.uniform(-4.4, -2.0)))
+        if np.hypot(x0 - aspect / 2, y0 - 0.5) < 0.42 + size:
             continue
-        size = np.float32(rng.uniform(0.012, 0.06))
-        r = (
-            np.hypot(x - np.float32(x0), (y - np.float32(y0)) * np.float32(rng.uniform(0.7, 1.4)))
-            / size
-        )
-        spot = smoothstep(1.5, 0.6, r + np.float32(0.35) * smooth_noise(rng, x.shape, 14))
+        stretch = np.float32(rng.uniform(0.7, 1.4))
+        r = np.hypot(x - np.float32(x0), (y - np.float32(y0)) * stretch) / size
+        spot = smoothstep(1.5, 0.6, r + np.float32(0.25) * fractal_noise(rng, x.shape, 8, 3))
         colour = MELANIN if rng.random() < 0.85 else BLOOD
         total += spot[..., None] * (colour * np.float32(rng.uniform(0.1, 0.6)))
     return total
@@ -139,13 +138,12 @@ def add_hairs(rng: np.random.Generator, picture: np.ndarray) -> None:
     if kind < 0.42:
         return
     heading, spread = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 1.2)
-    stubble = kind > 0.93
-    number = (
-        rng.integers(15, 90)
-        if stubble
-        else int(np.exp(rng.uniform(0.0, 3.6 if kind > 0.75 else 1.8)))
-    )
-    thickness = rng.uniform(0.003, 0.008) * height
+    stubble = kind > 0.96
+    if stubble:
+        number = int(rng.integers(10, 70))
+    else:
+        number = int(np.exp(rng.uniform(0.0, 1.8) if kind < 0.75 else rng.uniform(1.0, 4.7)))
+    thickness = rng.uniform(0.003, 0.012 if number > 30 and not stubble else 0.008) * height
     strokes = []
     for _ in range(number):
         start = np.array([rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1.1) * height])
@@ -236,8 +234,9 @@ def add_light(rng: np.random.Generator, picture: np.ndarray, x: np.ndarray, y: n
     gain = np.float32(rng.normal(0, 0.06)) * dx + np.float32(rng.normal(0, 0.06)) * dy
     if rng.random() < 0.2:
         gain += np.float32(rng.uniform(0.02, 0.08)) * smooth_noise(rng, x.shape, 1)
-    falloff = 0.05 if rng.random() < 0.5 else rng.uniform(0.05, 0.5)
-    gain -= np.float32(falloff) * r2 ** np.float32(rng.uniform(1.0, 2.0))
+    falloff = rng.uniform(0.0, 0.15) if rng.random() < 0.5 else rng.uniform(0.15, 0.6)
+    # The middle is brighter by as much as the corners are darker: cameras expose for the whole.
+    gain += np.float32(falloff) * (np.float32(0.15) - r2 ** np.float32(rng.uniform(1.0, 2.0)))
     picture *= np.exp(gain)[..., None]
     if rng.random() < 0.12:
         radius = rng.uniform(0.56, 0.8)
@@ -251,7 +250,7 @@ def add_light(rng: np.random.Generator, picture: np.ndarray, x: np.ndarray, y: n
 def expose(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Blur a little, add the sensor's noise and round to uint8."""
     height = picture.shape[0]
-    sigma = rng.uniform(0.001, 0.005) * height
+    sigma = rng.uniform(0.0008, 0.0038) * height
     if rng.random() < 0.08:
         sigma *= 2
     for channel in range(3):

@@ -98,10 +98,11 @@ def spots(rng: np.random.Generator, where: np.ndarray, num_spots: int, radius: f
     """Round soft spots of about `radius` pixels, 0 to 1, scattered where `where` (bool) is true."""
     inside = np.flatnonzero(where)
     field = np.zeros(where.shape, np.float32)
+    # Drawn before looking, so that whatever is drawn next does not depend on the size in pixels.
+    places, weights = rng.random(num_spots), rng.uniform(0.6, 1.4, num_spots).astype(np.float32)
     if num_spots == 0 or inside.size == 0:
         return field
-    chosen = inside[(rng.random(num_spots) * inside.size).astype(int)]
-    np.add.at(field.reshape(-1), chosen, rng.uniform(0.6, 1.4, num_spots).astype(np.float32))
+    np.add.at(field.reshape(-1), inside[(places * inside.size).astype(np.intp)], weights)
     sigma = max(0.5, 0.75 * radius)
     field = ndimage.gaussian_filter(field, sigma, mode="constant", truncate=3.0)
     return np.minimum(field * np.float32(2 * np.pi * sigma**2), 1.3)

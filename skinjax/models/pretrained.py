@@ -1,0 +1,297 @@
+"""Weights trained elsewhere: PyTorch's ResNet state dicts, and the parameters of another run.
+
+Names that are understood in a state dict, each after an optional leading `module.`:
+
+- torchvision's ResNets: `conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.downsample.0`, `fc`, ...
+- the CBAM authors' modules: `layer1.0.cbam.ChannelGate.mlp.1`, `.mlp.3`,
+  `layer1.0.cbam.SpatialGate.spatial.conv`, `.bn`
+- timm's squeeze-and-excitation: `layer1.0.se.fc1`, `layer1.0.se.fc2`, as 1x1 convolutions or as
+  linear layers. Other SE-ResNets (`layer0.conv1`, `se_module`) put the stride into another
+  convolution, so that their weights would run and give other logits: they are refused as keys
+  without a home.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+
+from skinjax.errors import UserError
+
+_TORCH_MODULES = {
+    "stem_conv": "conv1",
+    "stem_norm": "bn1",
+    "head": "fc",
+    "shortcut_conv": "downsample.0",
+    "shortcut_norm": "downsample.1",
+    "cbam/mlp/squeeze": "cbam.ChannelGate.mlp.1",
+    "cbam/mlp/excite": "cbam.ChannelGate.mlp.3",
+    "cbam/spatial_conv": "cbam.SpatialGate.spatial.conv",
+    "cbam/spatial_norm": "cbam.SpatialGate.spatial.bn",
+    "se/mlp/squeeze": "se.fc1",
+    "se/mlp/excite": "se.fc2",
+}
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of each array of the model, by its path (`params/head/kernel`).
+
+    Attributes:
+        loaded: paths that now hold the file's values.
+        kept: paths that still hold what they held.
+        notes: one sentence for each reason why something was kept.
+    """
+
+    loaded: tuple[str, ...]
+    kept: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load_torch_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a state dict: `.safetensors` always, `.pth` and `.pt` where PyTorch is installed.
+
+    Of a PyTorch training checkpoint, the mapping under its `state_dict` is read. Pickled code is
+    never run.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The arrays by name; bfloat16 ones as float32.
+
+    Raises:
+        UserError: the file is missing, truncated, or no state dict, or needs PyTorch.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: name a .safetensors or .pth file of weights.")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    if path.suffix in (".pth", ".pt"):
+        return _load_pickle(path)
+    raise UserError(f"{path} is no known kind of weights: give a .safetensors or .pth file.")
+
+
+def import_resnet(
+    variables: Mapping[str, Any], state_dict: Mapping[str, np.ndarray], source: str
+) -> tuple[dict[str, Any], ImportReport]:
+    """Puts a PyTorch ResNet's weights into the variables of a `CBAMResNet`.
+
+    The head is kept where the number of classes differs, and the attention blocks where the state
+    dict has none of them; both are reported. Everything else must be there and fit.
+
+    Args:
+        variables: `params` and `batch_stats` of the model; not changed.
+        state_dict: arrays by PyTorch name, see the module's docstring.
+        source: what the state dict was read from, for messages.
+
+    Returns:
+        New variables, whose loaded arrays are NumPy arrays of the old ones' types, and the report.
+
+    Raises:
+        UserError: a key has no home in the model, an array is missing, has another shape or is not
+            finite.
+    """
+    arrays = _strip_names(state_dict, source)
+    target = flatten_dict(dict(variables), sep="/")
+    names = {path: _torch_name(path) for path in target}
+
+    homeless = sorted(set(arrays) - set(names.values()))
+    if homeless:
+        raise UserError(
+            f"{source} has {len(homeless)} keys without a home in this model: {_listed(homeless)}; "
+            "give weights of the same depth and attention."
+        )
+
+    kept: dict[str, str] = {}  # path -> why
+    attention = [path for path in target if _is_attention(path)]
+    if not any(names[path] in arrays for path in attention):
+        note = f"{source} has no attention blocks: the model's stay as they were."
+        kept |= dict.fromkeys(attention, note)
+    missing = sorted(
+        names[path] for path in target if path not in kept and names[path] not in arrays
+    )
+    if missing:
+        raise UserError(
+            f"{source} lacks {len(missing)} arrays of this model: {_listed(missing)}; "
+            "give weights of the same depth and attention."
+        )
+
+    if _head_differs(target, arrays):
+        note = (
+            f"{source} has {arrays['fc.bias'].size} classes and this model "
+            f"{target['params/head/bias'].size}: the head stays as it was."
+        )
+        kept |= {path: note for path in target if path.split("/")[1] == "head"}
+
+    loaded = {
+        path: _fit(arrays[names[path]], leaf, names[path], source)
+        for path, leaf in target.items()
+        if path not in kept
+    }
+    report = ImportReport(tuple(loaded), tuple(kept), tuple(dict.fromkeys(kept.values())))
+    return unflatten_dict(target | loaded, sep="/"), report
+
+
+def warm_start(
+    target: Mapping[str, Any], source: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Takes over from another run's variables each layer that fits by its path and its shapes.
+
+    A layer (a convolution, a BatchNorm with its statistics) is taken whole or not at all.
+
+    Args:
+        target: `params` and `batch_stats` of the model that starts; not changed.
+        source: those of the other run, as arrays.
+
+    Returns:
+        New variables, whose loaded arrays are NumPy arrays of the old ones' types; the paths of the
+        arrays that were loaded, and of those left as they were.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    targets, sources = flatten_dict(dict(target), sep="/"), flatten_dict(dict(source), sep="/")
+    unfit = {
+        _layer(path)
+        for path, leaf in targets.items()
+        if path not in sources or np.shape(sources[path]) != np.shape(leaf)
+    }
+    loaded = {
+        path: np.asarray(sources[path]).astype(leaf.dtype)
+        for path, leaf in targets.items()
+        if _layer(path) not in unfit
+    }
+    if not loaded:
+        raise UserError(
+            "No layer of the run that init_from names fits this model: name a run of a like model."
+        )
+    left = [path for path in targets if path not in loaded]
+    return unflatten_dict(targets | loaded, sep="/"), list(loaded), left
+
+
+def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as safetensors ({error}): fetch it again, it may be truncated."
+        ) from error
+    return {
+        name: array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+        for name, array in arrays.items()
+    }
+
+
+def _load_pickle(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs PyTorch to be read: install torch, or save the weights as .safetensors."
+        ) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(
+            f"{path} cannot be read as a PyTorch state dict ({type(error).__name__}): fetch it "
+            "again, it may be truncated, or save only its state_dict()."
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} holds no state dict: save the model's state_dict() alone.")
+    odd = sorted(str(name) for name, value in content.items() if not torch.is_tensor(value))
+    if odd:
+        raise UserError(
+            f"{path} holds more than arrays ({_listed(odd)}): save the model's state_dict() alone."
+        )
+    return {
+        name: (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
+        for name, value in content.items()
+    }
+
+
+def _strip_names(state_dict: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Names without the leading `module.` of DataParallel, and without PyTorch's step counters."""
+    arrays = {}
+    for name, array in state_dict.items():
+        short = name.removeprefix("module.")
+        if short.endswith(".num_batches_tracked"):
+            continue
+        if short in arrays:
+            raise UserError(f"{source} has {short} twice, once after 'module.': keep one of them.")
+        arrays[short] = array
+    return arrays
+
+
+def _torch_name(path: str) -> str:
+    """PyTorch's name of the array at a path such as `params/stage_1_block_0/conv_1/kernel`."""
+    _, *modules, leaf = path.split("/")
+    prefix = ""
+    if block := re.fullmatch(r"stage_(\d+)_block_(\d+)", modules[0]):
+        prefix = f"layer{block[1]}.{block[2]}."
+        modules = modules[1:]
+    module = "/".join(modules)
+    if numbered := re.fullmatch(r"(conv|norm)_(\d)", module):
+        name = {"conv": "conv", "norm": "bn"}[numbered[1]] + numbered[2]
+    else:
+        name = _TORCH_MODULES[module]
+    return f"{prefix}{name}.{_TORCH_LEAVES[leaf]}"
+
+
+def _is_attention(path: str) -> bool:
+    return bool({"cbam", "se"} & set(path.split("/")))
+
+
+def _head_differs(target: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the heads differ in nothing but the number of classes."""
+    kernel, weight = target["params/head/kernel"].shape, arrays["fc.weight"].shape
+    return len(weight) == 2 and weight[1] == kernel[0] and weight[0] != kernel[1]
+
+
+def _fit(array: np.ndarray, leaf: Any, name: str, source: str) -> np.ndarray:
+    """The array with its axes in our order, of the leaf's shape and type."""
+    wanted = _torch_shape(leaf.shape)
+    found = array.shape
+    if found[2:] == (1, 1):  # PyTorch's 1x1 convolutions are dense layers here
+        array = array[:, :, 0, 0]
+    if array.shape != wanted:
+        wanted += (1,) * (len(found) - len(wanted))
+        raise UserError(
+            f"{name} in {source} has shape {list(found)} where this model has {list(wanted)}: "
+            "give weights of the same architecture."
+        )
+    if not np.isfinite(array).all():
+        raise UserError(f"{name} in {source} is not finite: the file is damaged, fetch it again.")
+    axes = (2, 3, 1, 0) if array.ndim == 4 else tuple(reversed(range(array.ndim)))
+    return np.ascontiguousarray(array.transpose(axes)).astype(leaf.dtype)
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """PyTorch's shape, output features first, of a leaf that has them last."""
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def _layer(path: str) -> str:
+    """`stage_1_block_0/norm_1` of `batch_stats/stage_1_block_0/norm_1/mean`."""
+    return "/".join(path.split("/")[1:-1])
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

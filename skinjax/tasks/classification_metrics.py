@@ -1,0 +1,423 @@
+"""Figures of a diagnosis: on the device as sums over a batch, on the host over a whole split.
+
+On the host, a figure of a whole split is scikit-learn's wherever it has one. Inside the bootstrap,
+which needs a thousand of each, the same figures are computed from weights, all draws at once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn import metrics
+
+from skinjax.tasks.losses import cross_entropy
+from skinjax.tasks.metrics import interval, resample_lesions
+
+MELANOMA = "mel"
+MAJORITY = "nv"
+NUM_ECE_BINS = 15
+SENSITIVITY = 0.95
+# Far beyond what a network that trained at all needs; the search for a temperature stays within.
+_TEMPERATURES = (0.02, 50.0)
+
+Figures = dict[str, float | int | None]
+
+
+# On the device: a batch, for validation during training.
+
+
+def class_sums(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    """Sums over a batch's valid images, of which `divide_class_sums` makes a split's figures.
+
+    Args:
+      logits: [N, K], any float type.
+      labels: int32 [N], in 0..K - 1.
+      valid: [N] of {0, 1}: the examples that count; 0 for what fills up a last batch.
+
+    Returns:
+      float32 scalars: 'num_images'; 'loss', cross-entropy in nats; for each class of index k
+      'count/k', its images, and 'correct/k', those of them that were recognised.
+    """
+    weights = valid.astype(jnp.float32)
+    one_hot = jax.nn.one_hot(labels, logits.shape[1], dtype=jnp.float32)
+    correct = weights * (jnp.argmax(logits, 1) == labels).astype(jnp.float32)
+    losses = jnp.where(weights > 0, cross_entropy(logits, one_hot), 0.0)
+    counts, corrects = (
+        jnp.sum(one_hot * weights[:, None], 0),
+        jnp.sum(one_hot * correct[:, None], 0),
+    )
+    sums = {"num_images": jnp.sum(weights), "loss": jnp.sum(losses)}
+    for k in range(logits.shape[1]):
+        sums |= {f"count/{k}": counts[k], f"correct/{k}": corrects[k]}
+    return sums
+
+
+def divide_class_sums(sums: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a split from the sums of `class_sums` over all its batches.
+
+    Args:
+      sums: as `class_sums` has them, added up; at least one image.
+
+    Returns:
+      'num_images', 'loss' and 'accuracy' as means over images, and 'balanced_accuracy', the mean
+      recall over the classes that the split has.
+
+    Raises:
+      ValueError: there is no image.
+    """
+    num_images = float(sums["num_images"])
+    if num_images < 1:
+        raise ValueError("there are no images to divide by: the split is empty")
+    counts = {name.removeprefix("count/"): n for name, n in sums.items() if "count/" in name}
+    recalls = [sums[f"correct/{k}"] / count for k, count in counts.items() if count]
+    return {
+        "num_images": num_images,
+        "loss": float(sums["loss"]) / num_images,
+        "accuracy": sum(float(sums[f"correct/{k}"]) for k in counts) / num_images,
+        "balanced_accuracy": float(np.mean(recalls)),
+    }
+
+
+# On the host: a whole split.
+
+
+def figures(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    lesion_ids: Sequence[str],
+    classes: Sequence[str],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Figures, dict[str, str]]:
+    """The figures of a split.
+
+    A picture's prediction is its most probable class, the first of them where several tie.
+
+    Args:
+      probabilities: [N, K], each row of sum 1; float64 for full precision.
+      labels: int [N], in 0..K - 1.
+      lesion_ids: the lesion of each image.
+      classes: the K names, in the columns' order.
+      num_resamples: how often the lesions are drawn anew for the intervals.
+      seed: of the drawing.
+
+    Returns:
+      The figures by name. 'num_images'; 'accuracy'; 'balanced_accuracy' over the classes that
+      there are; 'auroc', the mean of each class's against the rest; 'f1_macro' over the classes
+      that there are or were predicted; 'log_loss'; 'brier', of all classes summed, in 0..2; 'ece',
+      see `expected_calibration_error`; 'melanoma_specificity_at_95_sensitivity', the best that a
+      threshold chosen on these very images gives; 'majority_accuracy', what always saying MAJORITY
+      scores (the most frequent class, where there is none of that name); 'lesion_accuracy' and
+      'lesion_balanced_accuracy', the probabilities of a lesion's pictures averaged; for each class
+      auroc/CLASS, recall/CLASS, precision/CLASS and average_precision/CLASS. And 95% intervals by a
+      bootstrap over lesions, as NAME_low and NAME_high, for accuracy, balanced_accuracy, auroc,
+      auroc/mel and ece. What is undefined is None.
+
+      Beside it, the reason for each figure that is None.
+
+    Raises:
+      ValueError: there is no image, the shapes do not fit, a label is no class, or the rows are no
+        probabilities.
+    """
+    probabilities = _checked(probabilities, labels, lesion_ids, classes)
+    predicted = probabilities.argmax(1)
+    majority = classes.index(MAJORITY) if MAJORITY in classes else np.bincount(labels).argmax()
+    values: Figures = {
+        "num_images": len(labels),
+        "accuracy": float(metrics.accuracy_score(labels, predicted)),
+        "balanced_accuracy": _balanced_accuracy(labels, predicted),
+        "f1_macro": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
+        "majority_accuracy": float(np.mean(labels == majority)),
+    }
+    values |= calibration_figures(probabilities, labels)
+    undefined: dict[str, str] = {}
+    for k, name in enumerate(classes):
+        _class_figures(values, undefined, name, probabilities[:, k], labels == k, predicted == k)
+    missing = [name for name in classes if values[f"auroc/{name}"] is None]
+    if missing:
+        values["auroc"] = None
+        undefined["auroc"] = f"auroc is undefined for {', '.join(missing)}, so its mean is"
+    else:
+        values["auroc"] = float(np.mean([values[f"auroc/{name}"] for name in classes]))
+    _melanoma_figure(values, undefined, probabilities, labels, classes)
+    _lesion_figures(values, undefined, probabilities, labels, lesion_ids)
+    _intervals(values, undefined, probabilities, labels, lesion_ids, classes, num_resamples, seed)
+    return values, undefined
+
+
+def calibration_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What says whether the probabilities can be believed: 'ece', 'brier' and 'log_loss'.
+
+    Args:
+      probabilities: [N, K], each row of sum 1.
+      labels: int [N], in 0..K - 1.
+    """
+    classes = np.arange(probabilities.shape[1])
+    return {
+        "ece": expected_calibration_error(probabilities, labels),
+        "brier": float(
+            metrics.brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False)
+        ),
+        "log_loss": float(metrics.log_loss(labels, probabilities, labels=classes)),
+    }
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean distance of confidence and accuracy, over NUM_ECE_BINS bins of equal width.
+
+    Naeini 2015 and Guo 2017 (arXiv:1706.04599, eq. 3): the confidence is the largest probability, a
+    bin is open below and closed above, and each counts by its images.
+
+    Args:
+      probabilities: [N, K], each row of sum 1.
+      labels: int [N], in 0..K - 1.
+    """
+    return float(np.abs(_calibration_gaps(probabilities, labels).sum(0)).sum() / len(labels))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature that minimises the log loss (Guo 2017, arXiv:1706.04599, section 4.2).
+
+    Args:
+      logits: [N, K]; computed with in float64.
+      labels: int [N], in 0..K - 1.
+
+    Returns:
+      The temperature to divide logits by, between 0.02 and 50.
+    """
+    logits, rows = np.asarray(logits, np.float64), np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits * np.exp(-log_temperature), axis=1)
+        return -float(scaled[rows, labels].mean())
+
+    # The loss is convex in 1 / T, so that it has one minimum in log T as well.
+    found = minimize_scalar(
+        loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-7}
+    )
+    return float(np.exp(found.x))
+
+
+def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities float64 [N, K] from logits [N, K] divided by a temperature."""
+    return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+
+
+def threshold_for_sensitivity(
+    scores: np.ndarray, positive: np.ndarray, sensitivity: float = SENSITIVITY
+) -> float | None:
+    """The highest threshold that finds at least this share of the positives.
+
+    Args:
+      scores: [N]; an image is called positive where its score reaches the threshold.
+      positive: bool [N].
+      sensitivity: in 0..1, above 0.
+
+    Returns:
+      The threshold, one of the positives' scores; None where there is no positive.
+    """
+    found = np.sort(np.asarray(scores)[positive])[::-1]
+    if len(found) == 0:
+        return None
+    shares = np.arange(1, len(found) + 1) / len(found)
+    return float(found[np.searchsorted(shares, sensitivity)])
+
+
+def sensitivity_and_specificity(
+    scores: np.ndarray, positive: np.ndarray, threshold: float
+) -> tuple[float | None, float | None]:
+    """The share of the positives that reach a threshold, and of the others that do not.
+
+    Args:
+      scores: [N].
+      positive: bool [N].
+      threshold: to be reached.
+
+    Returns:
+      Sensitivity and specificity; None where there is no positive, or none that is not.
+    """
+    reached = np.asarray(scores) >= threshold
+    sensitivity = float(reached[positive].mean()) if positive.any() else None
+    specificity = float(1 - reached[~positive].mean()) if not positive.all() else None
+    return sensitivity, specificity
+
+
+def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The area under the ROC curve under many weightings of the same images.
+
+    It is the probability that a positive scores above a negative, a tie counting one half (the
+    Mann-Whitney statistic). The images are ranked once, for all weightings.
+
+    Args:
+      scores: [N].
+      positive: bool [N].
+      weights: [R, N], 0 or more.
+
+    Returns:
+      float64 [R]; NaN where positives or negatives weigh nothing.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    ranked = weights[:, order].astype(np.float64)
+    all_weights = np.add.reduceat(ranked, starts, axis=1)
+    positives = np.add.reduceat(ranked * positive[order], starts, axis=1)
+    negatives = all_weights - positives
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(1) * negatives.sum(1)
+    won = (positives * below).sum(1)
+    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def _checked(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    lesion_ids: Sequence[str],
+    classes: Sequence[str],
+) -> np.ndarray:
+    """The probabilities as float64 whose rows sum to 1 to float64's precision."""
+    if len(labels) == 0:
+        raise ValueError("there are no images to score: the split is empty")
+    if probabilities.shape != (len(labels), len(classes)) or len(lesion_ids) != len(labels):
+        raise ValueError(
+            f"probabilities {probabilities.shape}, {len(labels)} labels, {len(lesion_ids)} lesion "
+            f"ids and {len(classes)} classes do not fit together"
+        )
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(f"a label is not in 0..{len(classes) - 1}")
+    probabilities = np.asarray(probabilities, np.float64)
+    totals = probabilities.sum(1, keepdims=True)
+    if not (np.all(probabilities >= 0) and np.allclose(totals, 1, atol=1e-3)):
+        raise ValueError("probabilities must not be negative and must sum to 1 in each row")
+    return probabilities / totals
+
+
+def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    # balanced_accuracy_score is this, and warns of classes that are predicted and not there.
+    present = np.unique(labels)
+    return float(metrics.recall_score(labels, predicted, labels=present, average="macro"))
+
+
+def _class_figures(
+    values: Figures,
+    undefined: dict[str, str],
+    name: str,
+    scores: np.ndarray,
+    positive: np.ndarray,
+    predicted: np.ndarray,
+) -> None:
+    no_positive = None if positive.any() else f"there is no image of {name}"
+    no_negative = f"all images are of {name}" if positive.all() else None
+    never = None if predicted.any() else f"no image was predicted to be {name}"
+    for figure, function, argument, reason in (
+        ("auroc", metrics.roc_auc_score, scores, no_positive or no_negative),
+        ("average_precision", metrics.average_precision_score, scores, no_positive),
+        ("recall", metrics.recall_score, predicted, no_positive),
+        ("precision", metrics.precision_score, predicted, never),
+    ):
+        key = f"{figure}/{name}"
+        values[key] = None if reason else float(function(positive, argument))
+        if reason:
+            undefined[key] = reason
+
+
+def _melanoma_figure(
+    values: Figures,
+    undefined: dict[str, str],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+) -> None:
+    name = "melanoma_specificity_at_95_sensitivity"
+    values[name] = None
+    if MELANOMA not in classes:
+        undefined[name] = f"there is no class {MELANOMA}"
+    elif values[f"auroc/{MELANOMA}"] is None:
+        undefined[name] = undefined[f"auroc/{MELANOMA}"]
+    else:
+        k = classes.index(MELANOMA)
+        # All points of the curve: among those that would be dropped may be the one sought.
+        false_positive_rates, sensitivities, _ = metrics.roc_curve(
+            labels == k, probabilities[:, k], drop_intermediate=False
+        )
+        values[name] = float(1 - false_positive_rates[np.argmax(sensitivities >= SENSITIVITY)])
+
+
+def _lesion_figures(
+    values: Figures,
+    undefined: dict[str, str],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    lesion_ids: Sequence[str],
+) -> None:
+    names, first, lesions = np.unique(
+        np.asarray(lesion_ids, dtype=str), return_index=True, return_inverse=True
+    )
+    lesion_labels = labels[first]
+    torn = np.flatnonzero(lesion_labels[lesions] != labels)
+    if len(torn):
+        reason = f"lesion {names[lesions[torn[0]]]} has images of more than one class"
+        for name in ("lesion_accuracy", "lesion_balanced_accuracy"):
+            values[name], undefined[name] = None, reason
+        return
+    # A lesion's sum ranks the classes as its mean does.
+    sums = np.zeros((len(names), probabilities.shape[1]))
+    np.add.at(sums, lesions, probabilities)
+    predicted = sums.argmax(1)
+    values["lesion_accuracy"] = float(metrics.accuracy_score(lesion_labels, predicted))
+    values["lesion_balanced_accuracy"] = _balanced_accuracy(lesion_labels, predicted)
+
+
+def _calibration_gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Each image's correctness less its confidence, in its bin's column: float64 [N, bins]."""
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    bins = np.clip(np.ceil(confidence * NUM_ECE_BINS).astype(int) - 1, 0, NUM_ECE_BINS - 1)
+    gaps = np.zeros((len(labels), NUM_ECE_BINS))
+    gaps[np.arange(len(labels)), bins] = correct - confidence
+    return gaps
+
+
+def _intervals(
+    values: Figures,
+    undefined: dict[str, str],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    lesion_ids: Sequence[str],
+    classes: Sequence[str],
+    num_resamples: int,
+    seed: int,
+) -> None:
+    one_hot = np.eye(len(classes))[labels]
+    correct = (probabilities.argmax(1) == labels).astype(np.float64)
+    gaps = _calibration_gaps(probabilities, labels)
+    melanoma = [f"auroc/{MELANOMA}"] if MELANOMA in classes else []
+    names = ["accuracy", "balanced_accuracy", "ece", "auroc", *melanoma]
+    blocks = []
+    for drawn in resample_lesions(lesion_ids, num_resamples, seed):
+        weights = drawn.astype(np.float64)
+        total, counts = weights.sum(1), weights @ one_hot
+        present = counts > 0
+        recalls = (weights @ (one_hot * correct[:, None])) / np.where(present, counts, 1)
+        aurocs = np.stack(
+            [weighted_auroc(probabilities[:, k], labels == k, weights) for k in range(len(classes))]
+        )
+        columns = [
+            weights @ correct / total,
+            recalls.sum(1) / present.sum(1),
+            np.abs(weights @ gaps).sum(1) / total,
+            aurocs.mean(0),
+        ]
+        columns += [aurocs[classes.index(MELANOMA)]] if melanoma else []
+        blocks.append(np.stack(columns, axis=1))
+    low, high = interval(np.concatenate(blocks))
+    for i, name in enumerate(names):
+        for end, bound in (("low", low[i]), ("high", high[i])):
+            key = f"{name}_{end}"
+            values[key] = None if np.isnan(bound) else float(bound)
+            if np.isnan(bound):
+                undefined[key] = undefined.get(name) or (
+                    "more than one draw of the bootstrap in twenty leaves out a class"
+                )

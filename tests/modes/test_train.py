@@ -1,0 +1,355 @@
+"""The loop: it resumes bit for bit, keeps its contract, and gives the same on many devices."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from skinjax.engine import parallel
+from skinjax.engine.checkpoint import Checkpoints
+from skinjax.engine.monitor import Monitor
+from skinjax.engine.preemption import Interrupted
+from skinjax.errors import UserError
+from skinjax.modes import build
+from skinjax.modes.config import segmentation_config
+from skinjax.modes.evaluate import evaluate
+from skinjax.modes.train import _Run, train
+from skinjax.modes.workdir import locked, read_config, write_config
+from skinjax.tasks.segmentation import Segmentation
+
+ONE = jax.devices()[:1]
+
+
+def tiny_config(cache_dir):
+    """A phantom so small that a step takes milliseconds: 13 steps or so, evaluated every 4."""
+    config = segmentation_config()
+    config.image_size = (32, 48)
+    config.batch_size = 8
+    config.model.base_features = 4
+    config.model.reduction = 4
+    config.data.dataset = "phantom"
+    config.data.num_images = 64
+    config.data.size = 48
+    config.data.cache_dir = str(cache_dir)
+    config.data.num_threads = 2
+    config.num_epochs = 2.0
+    config.eval_every_epochs = 0.6
+    config.save_every_steps = 3
+    config.log_every_steps = 2
+    config.ema_decay = 0.9
+    config.schedule.name = "plateau"
+    config.schedule.patience = 1
+    config.schedule.warmup_epochs = 0.5
+    return config
+
+
+@pytest.fixture
+def config(cache_dir):
+    return tiny_config(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def whole_run(cache_dir, tmp_path_factory):
+    """A run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    train(tiny_config(cache_dir), workdir, ONE)
+    return workdir
+
+
+def restore(workdir, step=None):
+    config = read_config(workdir)
+    with (workdir / "splits.csv").open() as file:
+        num_train = sum(row["split"] == "train" for row in csv.DictReader(file))
+    create = build.create_training(config, num_train).create_state
+    sharding = parallel.replicated_sharding(parallel.create_mesh(ONE))
+    directory = workdir / "checkpoints"
+    with Checkpoints(directory, 2, config.best_metric, read_only=True) as checkpoints:
+        return checkpoints.restore(
+            step or checkpoints.latest_step(), parallel.abstract(create, sharding)
+        )
+
+
+def assert_same_end(workdir, other):
+    (state, progress), (other_state, other_progress) = restore(workdir), restore(other)
+    assert progress["examples_seen"] == other_progress["examples_seen"]
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, leaf), other_leaf in zip(leaves, jax.tree.leaves(other_state), strict=True):
+        np.testing.assert_array_equal(leaf, other_leaf, err_msg=jax.tree_util.keystr(path))
+
+
+def events(workdir, split):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["split"] == split]
+
+
+def call_at(monkeypatch, step, action):
+    """Does something in the middle of a training, between a step and its save."""
+    add, count = Monitor.add, iter(range(1, 10_000))
+
+    def add_and_act(self, figures):
+        add(self, figures)
+        if next(count) == step:
+            action()
+
+    monkeypatch.setattr(Monitor, "add", add_and_act)
+
+
+def test_a_run_leaves_its_contract(whole_run):
+    state, progress = restore(whole_run)
+    total = int(state.step)
+    assert progress["examples_seen"] == total * 8
+    assert [event["step"] for event in events(whole_run, "val")][-1] == total
+    logged = events(whole_run, "train")
+    assert [event["step"] for event in logged][-1] == total
+    assert {"train/loss", "learning_rate", "images_per_second", "epoch"} <= logged[0].keys()
+    assert read_config(whole_run).dtype == "float32"
+    assert list((whole_run / "tensorboard").glob("events*"))
+    scores = {event["step"]: event["val/jaccard"] for event in events(whole_run, "val")}
+    with Checkpoints(whole_run / "checkpoints", 2, "val/jaccard", read_only=True) as checkpoints:
+        best = checkpoints.best_step()
+        assert {best, total} <= set(checkpoints.steps())
+        assert scores[best] == max(scores.values())
+        assert len(checkpoints.steps()) <= 3
+
+
+def test_the_learning_rate_is_reduced_on_a_plateau(config, tmp_path, monkeypatch):
+    summarise = Segmentation.summarise
+    monkeypatch.setattr(
+        Segmentation, "summarise", lambda self, sums: summarise(self, sums) | {"jaccard": 0.5}
+    )
+    train(config, tmp_path / "run", ONE)
+    rates = [event["learning_rate"] for event in events(tmp_path / "run", "train")]
+    # Evaluated at steps 4, 8 and 12: the first is the best so far, each of the others is one too
+    # many.
+    assert rates[3] == pytest.approx(0.1)  # of step 8
+    assert rates[4] == pytest.approx(0.01)
+    assert float(restore(tmp_path / "run")[0].plateau.scale) == pytest.approx(0.001, rel=0.1)
+
+
+def test_a_crash_between_saves_changes_nothing(config, whole_run, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+
+    class Crash(Exception):
+        pass
+
+    def crash():
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        call_at(patch, 8, crash)
+        with pytest.raises(Crash):
+            train(config, workdir, ONE)
+    assert int(restore(workdir)[0].step) < 8
+    train(config, workdir, ONE)
+    assert_same_end(workdir, whole_run)
+    scores = [[e["val/jaccard"] for e in events(w, "val")] for w in (workdir, whole_run)]
+    assert scores[0] == scores[1]
+    losses = [{e["step"] for e in events(w, "train")} for w in (workdir, whole_run)]
+    assert losses[0] >= losses[1] - {8}
+
+
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_changes_nothing(
+    config, whole_run, tmp_path, monkeypatch, signal_number, status
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        call_at(patch, 5, lambda: os.kill(os.getpid(), signal_number))
+        with pytest.raises(Interrupted, match="saved at step 5") as raised:
+            train(config, workdir, ONE)
+    assert raised.value.exit_status == status
+    assert int(restore(workdir)[0].step) == 5
+    train(config, workdir, ONE)
+    assert_same_end(workdir, whole_run)
+
+
+def test_a_complete_run_stays_as_it_is(config, whole_run, capsys):
+    before = (whole_run / "metrics.jsonl").read_bytes()
+    assert train(config, whole_run, ONE) == {}
+    assert "complete" in capsys.readouterr().out
+    assert (whole_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_changed_config_is_refused_by_name_and_a_longer_one_goes_on(
+    config, whole_run, cache_dir, tmp_path
+):
+    config.optimizer.learning_rate = 0.2
+    config.seed = 1
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate: 0\.1.*config\.seed"):
+        train(config, whole_run, ONE)
+    workdir = tmp_path / "run"
+    longer = tiny_config(cache_dir)
+    longer.num_epochs = 1.0
+    train(longer, workdir, ONE)
+    longer.num_epochs = 2.0  # the schedule, plateau, does not depend on it
+    longer.log_every_steps = 5
+    train(longer, workdir, ONE)
+    assert int(restore(workdir)[0].step) == int(restore(whole_run)[0].step)
+    longer.schedule.name = "cosine"
+    with pytest.raises(UserError, match=r"config\.schedule\.name"):
+        train(longer, workdir, ONE)
+
+
+def test_many_devices_give_the_losses_of_one(config, whole_run, tmp_path):
+    if jax.device_count() < 8:
+        pytest.skip(f"needs 8 devices, there are {jax.device_count()}")
+    workdir = tmp_path / "eight"
+    train(config, workdir, jax.devices()[:8])
+    one, eight = events(whole_run, "train"), events(workdir, "train")
+    # Sums over the batch are added in another order: float32, and each step builds on the last.
+    np.testing.assert_allclose(
+        [e["train/loss"] for e in eight], [e["train/loss"] for e in one], rtol=2e-3
+    )
+    np.testing.assert_allclose(eight[0]["train/loss"], one[0]["train/loss"], rtol=1e-5)
+
+
+def test_accumulation_sees_the_same_examples_and_learns_alike(config, tmp_path):
+    config.schedule.name = "constant"
+    config.num_epochs = 0.6
+    losses = []
+    for accumulation in (1, 2):
+        config.accumulation = accumulation
+        workdir = tmp_path / str(accumulation)
+        train(config, workdir, ONE)
+        losses.append(events(workdir, "train")[0]["train/loss"])
+    # BatchNorm sees half the batch at a time: alike, not equal.
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+def test_a_batch_that_devices_do_not_divide_is_refused_with_the_nearest(config, tmp_path):
+    config.batch_size = 9
+    with pytest.raises(UserError, match="8 or 12"):
+        train(config, tmp_path / "run", jax.devices()[:4])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(config, tmp_path, monkeypatch):
+    create = _Run.create_or_restore
+
+    def create_broken(self, checkpoints):
+        state, progress = create(self, checkpoints)
+        return state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params)), progress
+
+    monkeypatch.setattr(_Run, "create_or_restore", create_broken)
+    with pytest.raises(UserError, match=r"not finite between steps 0 and 2.*learning_rate"):
+        train(config, tmp_path / "run", ONE)
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_an_unknown_metric_is_refused_before_the_first_step(config, tmp_path):
+    config.best_metric = "val/jacard"
+    with pytest.raises(UserError, match=r"val/jaccard"):
+        train(config, tmp_path / "run", ONE)
+
+
+def test_a_folder_that_is_no_run_and_one_in_use_are_refused(config, tmp_path):
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(UserError, match=r"thesis\.doc"):
+        train(config, tmp_path, ONE)
+    workdir = tmp_path / "run"
+    with locked(workdir), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        train(config, workdir, ONE)
+
+
+def test_a_data_set_that_changed_is_refused(config, whole_run):
+    config.data.num_images = 48
+    changed = read_config(whole_run)
+    changed.data.num_images = 48
+    original = (whole_run / "config.json").read_text()
+    write_config(whole_run / "config.json", changed)
+    try:
+        with pytest.raises(UserError, match=r"not in the data set|has changed"):
+            train(config, whole_run, ONE)
+    finally:
+        (whole_run / "config.json").write_text(original)
+
+
+def test_evaluation_counts_each_image_once_whatever_the_batch_size(whole_run, tmp_path):
+    figures = evaluate(whole_run)
+    with (whole_run / "splits.csv").open() as file:
+        test_ids = [row["image_id"] for row in csv.DictReader(file) if row["split"] == "test"]
+    with (whole_run / "evaluate" / "test" / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["image_id"] for row in rows) == sorted(test_ids)
+    assert figures["num_images"] == len(test_ids)
+    assert figures["jaccard"] == pytest.approx(np.mean([float(r["jaccard"]) for r in rows]))
+    written = json.loads((whole_run / "evaluate" / "test" / "metrics.json").read_text())
+    assert written == figures
+    expected = {"dice", "thresholded_jaccard", "accuracy", "sensitivity", "specificity"}
+    expected |= {"jaccard_pooled", "dice_pooled", "background_accuracy", "checkpoint_step"}
+    expected |= {f"{n}_{end}" for n in ("jaccard", "dice", "accuracy") for end in ("low", "high")}
+    assert expected <= written.keys()
+    assert written["weights"] == "ema"
+    assert (whole_run / "evaluate" / "test" / "samples.png").stat().st_size > 10_000
+
+    # Another batch size: other padding, the same scores.
+    original = (whole_run / "config.json").read_text()
+    changed = read_config(whole_run)
+    changed.batch_size = 16
+    # The steps are counted in batches: as many epochs as make the same total.
+    write_config(whole_run / "config.json", changed)
+    try:
+        again = evaluate(whole_run)
+    finally:
+        (whole_run / "config.json").write_text(original)
+    assert again["num_images"] == figures["num_images"]
+    assert again["jaccard"] == pytest.approx(figures["jaccard"], abs=1e-6)
+
+
+def test_no_evaluation_overwrites_anothers(whole_run):
+    evaluate(whole_run, split="val")
+    evaluate(whole_run, tta=True)
+    with Checkpoints(whole_run / "checkpoints", 2, "val/jaccard", read_only=True) as checkpoints:
+        other = next(s for s in checkpoints.steps() if s != checkpoints.best_step())
+    evaluate(whole_run, checkpoint=str(other))
+    names = {path.name for path in (whole_run / "evaluate").iterdir()}
+    assert {"val", "test-tta", f"test-step{other}"} <= names
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(whole_run, tmp_path):
+    with pytest.raises(UserError, match="has those of steps"):
+        evaluate(whole_run, checkpoint="7777")
+    with pytest.raises(UserError, match="holds no run"):
+        evaluate(tmp_path)
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_changes_nothing(config, whole_run, tmp_path):
+    """Real processes, killed while they train, save and evaluate, until one gets through."""
+    write_config(tmp_path / "config.json", config)
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "import jax\n"
+        "from skinjax.modes.train import train\nfrom skinjax.modes.workdir import read_config\n"
+        "train(read_config(Path(sys.argv[1])), Path(sys.argv[2]), jax.devices()[:1])\n"
+    )
+    workdir = tmp_path / "run"
+    generator = np.random.default_rng(0)
+    kills = 0
+    for _ in range(30):
+        command = [sys.executable, str(script), str(tmp_path), str(workdir)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # From the moment that it says it is compiled, so that kills fall into the training.
+        for line in process.stdout:
+            if line.startswith("compiled"):
+                break
+        time.sleep(generator.uniform(0.05, 1.5))
+        killed = process.poll() is None
+        process.kill()
+        process.communicate()
+        kills += killed
+        if not killed:
+            assert process.returncode == 0
+            break
+    assert kills >= 2
+    if process.returncode != 0:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert_same_end(workdir, whole_run)
