@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user's eyes."""
+"""The exceptions that are meant for the user's eyes."""
 
 
 class UserError(Exception):
@@ -6,3 +6,15 @@ class UserError(Exception):
 
     `skinjax.main` prints it without a traceback and exits with status 2.
     """
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved; the message says how to go on.
+
+    Attributes:
+        exit_status: what `skinjax.main` exits with.
+    """
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status

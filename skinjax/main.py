@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from skinjax.errors import UserError
+from skinjax.errors import Interrupted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
@@ -38,7 +38,6 @@ def _run(workdir: Path) -> None:
     if _MODE.value == "train":
         if _CONFIG.value is None:
             raise UserError("--config is missing: name a file, as --config=configs/quickstart.py.")
-        from skinjax.engine.preemption import Interrupted
         from skinjax.modes.train import train
 
         try:

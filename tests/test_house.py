@@ -26,7 +26,7 @@ GROUND = {"__init__", "errors", "progress"}
 ARROWS = {
     "main": {"modes"},
     "modes": {"tasks", "engine", "data", "report"},
-    "tasks": {"models", "data.augment"},
+    "tasks": {"models", "data.augment", "data.mixing"},
     "engine": set(),
     "models": set(),
     "data": set(),

@@ -159,6 +159,17 @@ def test_a_failing_installation_says_why_and_is_begun_again(clone):
     assert installs(clone) == ["pip ."]
 
 
+def test_a_failing_change_leaves_nothing_to_be_taken_for_whole(clone):
+    clone.run("launch/local.sh", "x")
+    constraints = clone.root / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# changed\n")
+    clone.run("launch/local.sh", "x", PIP_STATUS="1")
+    constraints.write_text(before)
+    clone.run("launch/local.sh", "x")
+    assert installs(clone) == ["pip .", "pip .", "pip ."]
+
+
 def test_an_environment_cut_off_half_way_is_made_again(clone):
     assert clone.run("launch/local.sh", CUT_OFF="1").returncode == -9
     assert (clone.root / ".venv").is_dir()
@@ -249,11 +260,14 @@ def test_accelerator_is_what_the_machine_has(clone, tmp_path):
 
 
 def test_accelerator_decides_what_is_installed(clone):
-    clone.run("launch/local.sh", "x")
+    clone.run("launch/test.sh")
     clone.add_command("nvidia-smi", '#!/bin/sh\necho "GPU 0: NVIDIA H100"\n')
     for _ in range(2):
-        clone.run("launch/test.sh", "x")
-    assert installs(clone) == ["pip .", "pip .[cuda,test]"]
+        clone.run("launch/local.sh", "x")
+    # A shared folder, back on a machine without: what is there serves both.
+    (clone.bin / "nvidia-smi").unlink()
+    clone.run("launch/test.sh")
+    assert installs(clone) == ["pip .[test]", "pip .[test,cuda]"]
 
 
 def test_test_runs_every_check_and_fails_with_any(clone):

@@ -1,6 +1,8 @@
 """From prepared records to uint8 batches: examples in order, decoded, fitted and stacked."""
 
 import collections
+import functools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -66,6 +68,15 @@ class Examples:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each example, int32 [N], -1 for none."""
+        rows = (self._prepared.table[position] for position in self.positions)
+        return np.array([self._label(row) for row in rows], np.int32)
+
+    def _label(self, row: Row) -> int:
+        return -1 if row.label is None else self._class_indices[row.label]
+
     def __getitem__(self, index: int) -> Batch:
         """One example's images, boxes, masks and labels (-1 for none), as a batch has them."""
         if self._cache is not None and index in self._cache:
@@ -74,8 +85,11 @@ class Examples:
         row = self._prepared.table[position]
         image_bytes, mask_bytes = self._prepared.read(position)
         image, box = fit_image(decode_image(image_bytes, row.image_id), self._image_size, self._fit)
-        label = self._class_indices[row.label] if row.label is not None else -1
-        example: Batch = {"images": image, "boxes": box, "labels": np.array(label, np.int32)}
+        example: Batch = {
+            "images": image,
+            "boxes": box,
+            "labels": np.array(self._label(row), np.int32),
+        }
         if self._with_masks:
             if mask_bytes is None:
                 raise UserError(f"{row.image_id} has no mask to learn from.")
@@ -99,12 +113,64 @@ class Examples:
         return batch
 
 
+class Order:
+    """Which example comes where in a training without end: epochs of as many draws as examples.
+
+    In an epoch, a class of the share s gets draws in proportion to s ** (1 - sampling): at 0 each
+    example comes once, at 0.5 classes come by the square roots of their numbers, at 1 all equally
+    often. A class's draws go round and round its examples, shuffled anew each round, so that over
+    the epochs all of them are seen equally often. An epoch is a function of the seed and its
+    number: any position can be reached without what came before it.
+
+    Args:
+        labels: int [N], the class of each example.
+        sampling: 0 (as they are) to 1 (balanced).
+        seed: of the shuffling.
+    """
+
+    def __init__(self, labels: np.ndarray, sampling: float, seed: int):
+        self._seed = seed
+        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        self._members = [np.flatnonzero(classes == k) for k in range(len(counts))]
+        self._num_draws = _apportion(counts ** (1.0 - sampling), len(labels))
+        self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
+        self._length = len(labels)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._length * self._length
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(int(position), self._length)
+        return int(self._epoch(epoch)[place])
+
+    def _make_epoch(self, epoch: int) -> np.ndarray:
+        draws = []
+        for k, (members, num_draws) in enumerate(zip(self._members, self._num_draws, strict=True)):
+            places = epoch * num_draws + np.arange(num_draws)
+            for this_round in range(places[0] // len(members), places[-1] // len(members) + 1):
+                shuffled = np.random.default_rng([self._seed, k, this_round]).permutation(members)
+                draws.append(shuffled[places[places // len(members) == this_round] % len(members)])
+        rng = np.random.default_rng([self._seed, len(self._members), epoch])
+        return rng.permutation(np.concatenate(draws))
+
+
+def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers in proportion to the weights, each at least 1, that add up to the total."""
+    exact = weights / weights.sum() * total
+    numbers = np.maximum(np.floor(exact), 1).astype(int)
+    for k in np.argsort(numbers - exact)[: max(total - numbers.sum(), 0)]:
+        numbers[k] += 1
+    numbers[np.argmax(numbers)] -= numbers.sum() - total
+    return numbers
+
+
 def train_batches(
     examples: Examples,
     batch_size: int,
     seed: int,
     start: int,
     num_threads: int,
+    sampling: float = 0.0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -113,7 +179,7 @@ def train_batches(
     The examples are shuffled anew each epoch and cut into batches across the epochs' borders, so
     that each example comes once an epoch whatever the batch size. The n-th batch is a function of
     n: the position of a training in its data is one integer, and going on from it needs no reading
-        of what came before.
+    of what came before.
 
     Args:
         examples: of the training split.
@@ -121,6 +187,7 @@ def train_batches(
         seed: of the shuffling.
         start: the batch to begin with.
         num_threads: that decode.
+        sampling: how far rare classes are drawn more often (`Order`).
         process_index: which share of each global batch is this process's.
         process_count: number of shares.
 
@@ -133,9 +200,7 @@ def train_batches(
         return examples.batch(indices[process_index * local : (process_index + 1) * local])
 
     batches = (
-        grain.MapDataset.range(len(examples))
-        .shuffle(seed=seed)
-        .repeat()
+        grain.MapDataset.source(Order(examples.labels, sampling, seed))
         .batch(batch_size)
         .map(load)
         .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))

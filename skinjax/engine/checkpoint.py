@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -51,6 +52,10 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
             ),
             item_names=("state", "progress"),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def steps(self) -> list[int]:
@@ -84,7 +89,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                    state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)
                 ),
                 metrics=metrics,
             )
@@ -115,10 +120,32 @@ class Checkpoints:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
+                state=_restore_args(abstract_state), progress=ocp.args.JsonRestore()
             ),
         )
         return restored.state, restored.progress
+
+    def restore_variables(self, step: int, sharding: jax.sharding.Sharding) -> PyTree:
+        """Reads only what predicts: the averaged variables where the run averages, else the raw.
+
+        Neither the optimiser nor the devices of the training need to be known.
+
+        Args:
+            step: one of `steps()`.
+            sharding: where the variables shall lie.
+
+        Returns:
+            {'params': ..., 'batch_stats': ...}.
+        """
+        saved = self._manager.item_metadata(step)["state"]
+        names = ["ema"] if saved["ema"] else ["params", "batch_stats"]
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            {name: saved[name] for name in names},
+        )
+        args = ocp.args.Composite(state=_restore_args(abstract, partial_restore=True))
+        restored = self._manager.restore(step, args=args).state
+        return restored.get("ema", restored)
 
     def _explained(self, error: Exception) -> Exception:
         """The error in the user's words where it is a full disk; else as it is."""
@@ -149,3 +176,8 @@ class Checkpoints:
             if error is None:
                 raise self._explained(closing) from closing
             raise
+
+
+def _restore_args(abstract: PyTree, **options: bool) -> ocp.args.PyTreeRestore:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, **options)

@@ -6,19 +6,20 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from skinjax.errors import Interrupted
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved.
 
-    Attributes:
-        exit_status: 75 (EX_TEMPFAIL: start me again) after SIGTERM, 130 after Ctrl-C, as shells
-            have it.
+def interruption(signal_number: int, step: int) -> Interrupted:
+    """What to raise once the state of `step` is saved.
+
+    Its exit status is 75 (EX_TEMPFAIL: start me again) after SIGTERM, and 130 after Ctrl-C, as
+    shells have it.
     """
-
-    def __init__(self, signal_number: int, step: int):
-        name = signal.Signals(signal_number).name
-        super().__init__(f"{name}: saved at step {step:,}; the same command goes on from there.")
-        self.exit_status = 130 if signal_number == signal.SIGINT else 75
+    name = signal.Signals(signal_number).name
+    return Interrupted(
+        f"{name}: saved at step {step:,}; the same command goes on from there.",
+        exit_status=130 if signal_number == signal.SIGINT else 75,
+    )
 
 
 class StopRequest:

@@ -120,6 +120,7 @@ class CBAM(nn.Module):
             dtype=wide,
             param_dtype=wide,
             scale_init=nn.initializers.zeros_init(),
+            force_float32_reductions=False,  # `wide` already; this would hold float64 down
             name="spatial_norm",
         )(pixel_logits)
         return x * nn.sigmoid(pixel_logits).astype(self.dtype)

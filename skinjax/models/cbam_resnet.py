@@ -195,10 +195,13 @@ def convolve(
 
 def batch_norm(train: bool, dtype: jax.typing.DTypeLike, name: str) -> nn.BatchNorm:
     """BatchNorm whose statistics move by 10% a step, as torchvision's do."""
+    wide = wide_type(dtype)
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         dtype=dtype,
-        param_dtype=wide_type(dtype),
+        param_dtype=wide,
+        # Lifts bfloat16 to float32, and would hold the statistics of float64 down to it.
+        force_float32_reductions=wide == jnp.float32,
         name=name,
     )

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,8 @@ from skinjax.engine.optim import (
 )
 from skinjax.engine.state import TrainState, make_create_state
 from skinjax.errors import UserError
-from skinjax.models.seunet import SEUNet
-from skinjax.tasks.segmentation import Segmentation
+from skinjax.tasks.classification import Classification, create_classification
+from skinjax.tasks.segmentation import Segmentation, create_segmentation
 
 
 def resolve_dtype(name: str) -> str:
@@ -37,21 +38,66 @@ def resolve_dtype(name: str) -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def create_task(config: ConfigDict) -> Segmentation:
-    """Creates the task that the configuration describes."""
-    model = SEUNet(
-        base_features=config.model.base_features,
-        attention=config.model.attention,
-        reduction=config.model.reduction,
+Task = Segmentation | Classification
+
+
+def create_task(
+    config: ConfigDict, classes: tuple[str, ...], class_shares: tuple[float, ...] = ()
+) -> Task:
+    """Creates the task that the configuration describes.
+
+    Args:
+        config: of the run.
+        classes: of the data set, in the order of its labels.
+        class_shares: of the training split; a classification that is trained needs them.
+    """
+    model = config.model
+    shared: dict[str, Any] = dict(
+        attention=model.attention,
+        reduction=model.reduction,
         dtype=jnp.dtype(resolve_dtype(config.dtype)),
-    )
-    return Segmentation(
-        model=model,
         image_size=tuple(config.image_size),
         augmentation=Augmentation(**config.augmentation),
-        bce_weight=config.loss.bce,
-        dice_weight=config.loss.dice,
     )
+    if config.task == "segmentation":
+        return create_segmentation(
+            base_features=model.base_features,
+            bce_weight=config.loss.bce,
+            dice_weight=config.loss.dice,
+            **shared,
+        )
+    return create_classification(
+        classes,
+        depth=model.depth,
+        stem=model.stem,
+        class_shares=class_shares,
+        **config.loss,
+        **shared,
+    )
+
+
+def class_shares(prepared: Prepared, positions: list[int]) -> tuple[float, ...]:
+    """The share of each class among the images at some positions.
+
+    Raises:
+        UserError: where an image has no label, or a class no image.
+    """
+    counts = dict.fromkeys(prepared.classes, 0)
+    for position in positions:
+        row = prepared.table[position]
+        if row.label is None:
+            raise UserError(
+                f"{row.image_id} of {prepared.name} has no label: give it one in the data set's "
+                "table, or take it out."
+            )
+        counts[row.label] += 1
+    empty = [name for name, count in counts.items() if not count]
+    if empty:
+        raise UserError(
+            f"The training split of {prepared.name} has no image of {', '.join(empty)}: use more "
+            "data, or another config.data.split_seed."
+        )
+    return tuple(count / len(positions) for count in counts.values())
 
 
 def prepare_data(config: ConfigDict) -> Prepared:
@@ -61,7 +107,11 @@ def prepare_data(config: ConfigDict) -> Prepared:
         UserError: for what is wrong with it.
     """
     cache_dir = Path(os.path.expanduser(config.data.cache_dir))
-    options = {"num_images": config.data.num_images} if config.data.dataset == "phantom" else {}
+    options: dict[str, Any] = {}
+    if config.data.dataset == "phantom" and config.data.num_images:
+        options = {"num_images": config.data.num_images}
+    if config.data.dataset == "ham10000":
+        options = {"masks": config.task == "segmentation"}
     source = create_source(config.data.dataset, config.data.source or None, cache_dir, **options)
     if config.data.split == "lesion" and not source.has_lesion_ids:
         raise UserError(
@@ -165,7 +215,7 @@ def create_durations(config: ConfigDict, num_examples: int) -> Durations:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a training is made of; an evaluation needs it to know the shape of the state it reads.
+    """What a training is made of.
 
     Attributes:
         task: model, loss and figures.
@@ -176,7 +226,7 @@ class Training:
         create_state: the state at the beginning.
     """
 
-    task: Segmentation
+    task: Task
     durations: Durations
     schedule: Schedule
     optimizer: optax.GradientTransformation
@@ -184,15 +234,18 @@ class Training:
     create_state: Callable[[], TrainState]
 
 
-def create_training(config: ConfigDict, num_examples: int) -> Training:
+def create_training(config: ConfigDict, prepared: Prepared, positions: list[int]) -> Training:
     """Creates what the configuration describes.
 
     Args:
         config: of the run.
-        num_examples: of the training split.
+        prepared: the data set.
+        positions: of its training split.
     """
-    task = create_task(config)
-    durations = create_durations(config, num_examples)
+    trains_classes = config.task == "classification"
+    shares = class_shares(prepared, positions) if trains_classes else ()
+    task = create_task(config, prepared.classes, shares)
+    durations = create_durations(config, len(positions))
     settings = ScheduleSettings(
         name=config.schedule.name,
         learning_rate=config.optimizer.learning_rate,

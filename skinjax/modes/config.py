@@ -22,6 +22,31 @@ def segmentation_config() -> ConfigDict:
     return config
 
 
+def classification_config() -> ConfigDict:
+    """The fields of a classification experiment with their defaults: CBAM-ResNet-50 on HAM10000."""
+    config = _shared_config("classification")
+    config.best_metric = "val/balanced_accuracy"
+    config.model = ConfigDict(
+        dict(
+            depth=50,  # 18, 34, 50 or 101
+            attention="cbam",  # 'cbam', 'se' or 'none'
+            stem="imagenet",  # or 'small', for pictures of a few dozen pixels
+            reduction=16,  # channels that share a hidden unit of the channel gate
+        )
+    )
+    config.loss = ConfigDict(
+        dict(
+            label_smoothing=0.0,
+            focal_gamma=0.0,  # of the focal loss; 0 is cross-entropy
+            class_weights=0.0,  # power of a class's rarity: 0.5 square root, 1 balanced
+            logit_adjustment=0.0,  # tau of Menon et al. 2021
+            mixup_alpha=0.0,  # 0 is off
+            cutmix_alpha=0.0,
+        )
+    )
+    return config
+
+
 def _shared_config(task: str) -> ConfigDict:
     config = ConfigDict()
     config.task = task
@@ -37,6 +62,7 @@ def _shared_config(task: str) -> ConfigDict:
     config.save_every_steps = 1000  # checkpoints between evaluations; each evaluation saves anyway
     config.log_every_steps = 50
     config.keep_last = 2  # checkpoints, beside the best
+    config.init_from = ""  # weights to begin with: a PyTorch state dict or another run's workdir
     config.data = ConfigDict(
         dict(
             dataset="ham10000",
@@ -48,6 +74,7 @@ def _shared_config(task: str) -> ConfigDict:
             split_seed=0,
             folds=0,  # 0: 80/10/10; K: test is fold k of K, val the next
             fold=0,
+            sampling=0.0,  # of rare classes in training: 0 as they are, 0.5 square root, 1 balanced
             cache="host",  # 'host': decoded once, kept in memory; 'none': decoded each time
             num_threads=4,  # that decode
         )
@@ -101,26 +128,38 @@ def check_config(config: ConfigDict) -> None:
             value = _get(config, key)
             _require(key, value, low <= value <= high, f"between {low} and {high}")
 
-    choose("task", "segmentation")
+    choose("task", "segmentation", "classification")
     choose("fit", "squash", "letterbox")
     choose("dtype", "auto", "float32", "bfloat16")
     choose("data.split", "lesion", "image")
     choose("data.cache", "host", "none")
-    choose("model.attention", "se", "scse", "none")
     positive("batch_size", "accumulation", "num_epochs", "eval_every_epochs", "save_every_steps")
-    positive("log_every_steps", "keep_last", "data.size", "data.num_threads")
+    positive("log_every_steps", "keep_last", "data.size", "data.num_threads", "model.reduction")
     positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")
+    within(0, 1, "data.sampling")
+    if config.task == "segmentation":
+        choose("model.attention", "se", "scse", "none")
+        positive("model.base_features")
+        within(0, 1000, "loss.bce", "loss.dice")
+    else:
+        choose("model.depth", 18, 34, 50, 101)
+        choose("model.attention", "cbam", "se", "none")
+        choose("model.stem", "imagenet", "small")
+        within(0, 0.99, "loss.label_smoothing")
+        within(0, 1, "loss.class_weights")
+        within(0, 100, "loss.focal_gamma", "loss.logit_adjustment")
+        within(0, 100, "loss.mixup_alpha", "loss.cutmix_alpha")
+        focal = config.loss.focal_gamma
+        smoothing = config.loss.label_smoothing
+        _require("loss.label_smoothing", smoothing, not (focal and smoothing), "0 with focal_gamma")
     size = config.image_size
-    _require(
-        "image_size", size, len(size) == 2 and min(size) >= 16, "(height, width), each at least 16"
-    )
-    square = size[0] == size[1]
+    two = len(size) == 2 and min(size) >= 16
+    _require("image_size", size, two, "(height, width), each at least 16")
     turns = config.augmentation.quarter_turns
-    _require(
-        "augmentation.quarter_turns", turns, square or not turns, "False, or image_size a square"
-    )
+    square = not turns or size[0] == size[1]
+    _require("augmentation.quarter_turns", turns, square, "False, or image_size a square")
 
 
 def _get(config: ConfigDict, key: str) -> Any:

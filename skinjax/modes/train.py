@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
@@ -17,13 +18,15 @@ from skinjax.data.records import Prepared
 from skinjax.engine import optim, parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.monitor import Monitor, duration
-from skinjax.engine.preemption import Interrupted, stop_on_signals
+from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.engine.state import TrainState
 from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
 from skinjax.errors import UserError
 from skinjax.modes import build
 from skinjax.modes.config import check_config
-from skinjax.modes.workdir import locked, open_workdir, write_config
+from skinjax.modes.inference import restore_variables
+from skinjax.modes.workdir import locked, open_workdir, write_config, write_text
+from skinjax.tasks.initialise import from_state_dict, from_variables
 
 
 def train(
@@ -83,7 +86,7 @@ def train(
                         )
                 if stop.signal_number and not last:
                     checkpoints.wait()
-                    raise Interrupted(stop.signal_number, step)
+                    raise interruption(stop.signal_number, step)
             checkpoints.wait()
             monitor.say(
                 f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations "
@@ -109,7 +112,7 @@ class _Run:
         counts = ", ".join(f"{name} {len(positions):,}" for name, positions in splits.items())
         print(f"{config.data.dataset}: {counts} images, split by {config.data.split}", flush=True)
 
-        self.training = build.create_training(config, len(splits["train"]))
+        self.training = build.create_training(config, prepared, splits["train"])
         self.task, self.durations = self.training.task, self.training.durations
         keep = config.data.cache == "host"
         self.train_examples, self.val_examples = (
@@ -124,6 +127,8 @@ class _Run:
         step = checkpoints.latest_step()
         if step is None:
             state = jax.jit(create, out_shardings=replicated)()
+            if self.config.init_from:
+                state = self._initialise(state, replicated)
             print(
                 parameter_overview.get_parameter_overview(
                     state.params, include_stats=False
@@ -133,6 +138,26 @@ class _Run:
         state, progress = checkpoints.restore(step, parallel.abstract(create, replicated))
         print(f"{self.workdir} goes on from step {step:,}.", flush=True)
         return state, progress
+
+    def _initialise(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+        """Puts weights learnt elsewhere into a new state; the average begins with them too."""
+        source = Path(self.config.init_from)
+        variables: dict[str, Any] = {"params": state.params, "batch_stats": state.batch_stats}
+        if source.is_dir():
+            _, _, other = restore_variables(source, "best", sharding)
+            variables, loaded, left = from_variables(variables, other)
+        else:
+            variables, loaded, left = from_state_dict(self.task, variables, source)
+        listing = "".join(f"loaded {path}\n" for path in loaded)
+        listing += "".join(f"left {path}\n" for path in left)
+        write_text(self.workdir / "init_from.txt", listing)
+        print(
+            f"began with {len(loaded)} arrays of {source}; {len(left)} are new (init_from.txt).",
+            flush=True,
+        )
+        variables = jax.device_put(variables, sharding)
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, variables)
+        return state.replace(**variables, ema=ema)
 
     def compile(self, state: TrainState) -> tuple[Callable, Callable]:
         """Compiles both steps ahead, tells what an update costs, checks the metric's name."""
@@ -158,14 +183,15 @@ class _Run:
             ema_decay=self.config.ema_decay,
         )
         train_step = train_step_to_compile.lower(state, batch).compile()
-        memory, flops = train_step.memory_analysis(), train_step.cost_analysis()["flops"]
-        size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        print(
-            f"compiled in {time.monotonic() - start:.0f} s for {self.mesh.size} x "
-            f"{jax.devices()[0].device_kind}: {flops / 1e9:,.0f} GFLOP an update, "
-            f"{size / 2**20:,.0f} MiB a device",
-            flush=True,
-        )
+        device = self.mesh.devices.flat[0].device_kind
+        line = f"compiled in {time.monotonic() - start:.0f} s for {self.mesh.size} x {device}"
+        # Not every backend tells.
+        if cost := train_step.cost_analysis():
+            line += f", {cost['flops'] / 1e9:,.0f} GFLOP an update"
+        if memory := train_step.memory_analysis():
+            size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+            line += f", {size / 2**20:,.0f} MiB a device"
+        print(line, flush=True)
         return train_step, eval_step
 
     def train_batches(self, examples_seen: int) -> Iterator[dict[str, jax.Array]]:
@@ -177,6 +203,7 @@ class _Run:
             seed=config.seed,
             start=examples_seen // config.batch_size,
             num_threads=config.data.num_threads,
+            sampling=config.data.sampling,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -9,19 +9,15 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 from sklearn import metrics
 
+from skinjax.tasks.calibration import calibration_figures, calibration_gaps
 from skinjax.tasks.losses import cross_entropy
 from skinjax.tasks.metrics import interval, resample_lesions
 
 MELANOMA = "mel"
 MAJORITY = "nv"
-NUM_ECE_BINS = 15
 SENSITIVITY = 0.95
-# Far beyond what a network that trained at all needs; the search for a temperature stays within.
-_TEMPERATURES = (0.02, 50.0)
 
 Figures = dict[str, float | int | None]
 
@@ -107,14 +103,16 @@ def figures(
     Returns:
       The figures by name. 'num_images'; 'accuracy'; 'balanced_accuracy' over the classes that
       there are; 'auroc', the mean of each class's against the rest; 'f1_macro' over the classes
-      that there are or were predicted; 'log_loss'; 'brier', of all classes summed, in 0..2; 'ece',
-      see `expected_calibration_error`; 'melanoma_specificity_at_95_sensitivity', the best that a
-      threshold chosen on these very images gives; 'majority_accuracy', what always saying MAJORITY
+      that there are or were predicted; 'log_loss', 'brier' and 'ece', see `calibration`;
+      'melanoma_specificity_at_95_sensitivity', the best that a threshold chosen on these very
+      images gives; 'majority_accuracy', what always saying MAJORITY
       scores (the most frequent class, where there is none of that name); 'lesion_accuracy' and
       'lesion_balanced_accuracy', the probabilities of a lesion's pictures averaged; for each class
       auroc/CLASS, recall/CLASS, precision/CLASS and average_precision/CLASS. And 95% intervals by a
       bootstrap over lesions, as NAME_low and NAME_high, for accuracy, balanced_accuracy, auroc,
-      auroc/mel and ece. What is undefined is None.
+      auroc/mel and ece. That of ece lies high, and above the figure itself where a model is well
+      calibrated: a draw has its own noise, which the ECE takes for more miscalibration. What is
+      undefined is None.
 
       Beside it, the reason for each figure that is None.
 
@@ -146,64 +144,6 @@ def figures(
     _lesion_figures(values, undefined, probabilities, labels, lesion_ids)
     _intervals(values, undefined, probabilities, labels, lesion_ids, classes, num_resamples, seed)
     return values, undefined
-
-
-def calibration_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """What says whether the probabilities can be believed: 'ece', 'brier' and 'log_loss'.
-
-    Args:
-      probabilities: [N, K], each row of sum 1.
-      labels: int [N], in 0..K - 1.
-    """
-    classes = np.arange(probabilities.shape[1])
-    return {
-        "ece": expected_calibration_error(probabilities, labels),
-        "brier": float(
-            metrics.brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False)
-        ),
-        "log_loss": float(metrics.log_loss(labels, probabilities, labels=classes)),
-    }
-
-
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean distance of confidence and accuracy, over NUM_ECE_BINS bins of equal width.
-
-    Naeini 2015 and Guo 2017 (arXiv:1706.04599, eq. 3): the confidence is the largest probability, a
-    bin is open below and closed above, and each counts by its images.
-
-    Args:
-      probabilities: [N, K], each row of sum 1.
-      labels: int [N], in 0..K - 1.
-    """
-    return float(np.abs(_calibration_gaps(probabilities, labels).sum(0)).sum() / len(labels))
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the log loss (Guo 2017, arXiv:1706.04599, section 4.2).
-
-    Args:
-      logits: [N, K]; computed with in float64.
-      labels: int [N], in 0..K - 1.
-
-    Returns:
-      The temperature to divide logits by, between 0.02 and 50.
-    """
-    logits, rows = np.asarray(logits, np.float64), np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits * np.exp(-log_temperature), axis=1)
-        return -float(scaled[rows, labels].mean())
-
-    # The loss is convex in 1 / T, so that it has one minimum in log T as well.
-    found = minimize_scalar(
-        loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-7}
-    )
-    return float(np.exp(found.x))
-
-
-def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities float64 [N, K] from logits [N, K] divided by a temperature."""
-    return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
 
 
 def threshold_for_sensitivity(
@@ -277,7 +217,7 @@ def _checked(
     lesion_ids: Sequence[str],
     classes: Sequence[str],
 ) -> np.ndarray:
-    """The probabilities as float64 whose rows sum to 1 to float64's precision."""
+    """The probabilities as float64."""
     if len(labels) == 0:
         raise ValueError("there are no images to score: the split is empty")
     if probabilities.shape != (len(labels), len(classes)) or len(lesion_ids) != len(labels):
@@ -288,10 +228,9 @@ def _checked(
     if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(f"a label is not in 0..{len(classes) - 1}")
     probabilities = np.asarray(probabilities, np.float64)
-    totals = probabilities.sum(1, keepdims=True)
-    if not (np.all(probabilities >= 0) and np.allclose(totals, 1, atol=1e-3)):
+    if not (np.all(probabilities >= 0) and np.allclose(probabilities.sum(1), 1, atol=1e-3)):
         raise ValueError("probabilities must not be negative and must sum to 1 in each row")
-    return probabilities / totals
+    return probabilities
 
 
 def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -370,16 +309,6 @@ def _lesion_figures(
     values["lesion_balanced_accuracy"] = _balanced_accuracy(lesion_labels, predicted)
 
 
-def _calibration_gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Each image's correctness less its confidence, in its bin's column: float64 [N, bins]."""
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
-    bins = np.clip(np.ceil(confidence * NUM_ECE_BINS).astype(int) - 1, 0, NUM_ECE_BINS - 1)
-    gaps = np.zeros((len(labels), NUM_ECE_BINS))
-    gaps[np.arange(len(labels)), bins] = correct - confidence
-    return gaps
-
-
 def _intervals(
     values: Figures,
     undefined: dict[str, str],
@@ -392,7 +321,7 @@ def _intervals(
 ) -> None:
     one_hot = np.eye(len(classes))[labels]
     correct = (probabilities.argmax(1) == labels).astype(np.float64)
-    gaps = _calibration_gaps(probabilities, labels)
+    gaps = calibration_gaps(probabilities, labels)
     melanoma = [f"auroc/{MELANOMA}"] if MELANOMA in classes else []
     names = ["accuracy", "balanced_accuracy", "ece", "auroc", *melanoma]
     blocks = []

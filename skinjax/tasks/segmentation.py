@@ -10,6 +10,7 @@ from skinjax.data.augment import Augmentation, augment, content_mask, normalise
 from skinjax.models.seunet import SEUNet
 from skinjax.tasks.losses import binary_cross_entropy, dice_loss
 from skinjax.tasks.metrics import divide_sums, mask_sums
+from skinjax.tasks.views import average_views
 
 PyTree = Any
 Batch = dict[str, jax.Array]
@@ -92,26 +93,29 @@ class Segmentation:
         Returns:
             float32 [N, H, W] in [0, 1].
         """
+
+        def probabilities(view: jax.Array) -> jax.Array:
+            return jax.nn.sigmoid(self._logits(variables, view)[..., 0])
+
         images = normalise(images)
-
-        def probabilities(x: jax.Array) -> jax.Array:
-            return jax.nn.sigmoid(self._logits(variables, x)[..., 0])
-
-        if not tta:
-            return probabilities(images)
-        turns = range(4) if self.image_size[0] == self.image_size[1] else (0, 2)
-        views = [
-            (turn, flip) for turn in turns for flip in (False, True)
-        ]  # half a turn and a mirror make all four flips
-
-        def view(turn: int, flip: bool) -> jax.Array:
-            x = jnp.rot90(images, turn, axes=(1, 2))
-            y = probabilities(jnp.flip(x, 2) if flip else x)
-            return jnp.rot90(jnp.flip(y, 2) if flip else y, -turn, axes=(1, 2))
-
-        return sum(view(*v) for v in views[1:]) / len(views) + view(*views[0]) / len(views)
+        return average_views(probabilities, images, spatial=True) if tta else probabilities(images)
 
     def _logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
         logits = self.model.apply(variables, images, train=False)
         assert isinstance(logits, jax.Array)  # and no updated collections beside it
         return logits
+
+
+def create_segmentation(
+    *,
+    base_features: int,
+    attention: str,
+    reduction: int,
+    dtype: jax.typing.DTypeLike,
+    **settings: Any,
+) -> Segmentation:
+    """Creates the task with its model; `settings` are the other attributes of `Segmentation`."""
+    model = SEUNet(
+        base_features=base_features, attention=attention, reduction=reduction, dtype=dtype
+    )
+    return Segmentation(model=model, **settings)

@@ -15,8 +15,7 @@ import pytest
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.monitor import Monitor
-from skinjax.engine.preemption import Interrupted
-from skinjax.errors import UserError
+from skinjax.errors import Interrupted, UserError
 from skinjax.modes import build
 from skinjax.modes.config import segmentation_config
 from skinjax.modes.evaluate import evaluate
@@ -64,10 +63,11 @@ def whole_run(cache_dir, tmp_path_factory):
 
 
 def restore(workdir, step=None):
+    """The whole state of a checkpoint, and its progress."""
     config = read_config(workdir)
-    with (workdir / "splits.csv").open() as file:
-        num_train = sum(row["split"] == "train" for row in csv.DictReader(file))
-    create = build.create_training(config, num_train).create_state
+    prepared = build.prepare_data(config)
+    positions = build.read_split(workdir / "splits.csv", prepared, "train")
+    create = build.create_training(config, prepared, positions).create_state
     sharding = parallel.replicated_sharding(parallel.create_mesh(ONE))
     directory = workdir / "checkpoints"
     with Checkpoints(directory, 2, config.best_metric, read_only=True) as checkpoints:

@@ -1,0 +1,128 @@
+"""Evaluation of outlines, each image at its mask's own size, as the ISIC challenge does."""
+
+import csv
+import io
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skinjax.data.images import decode_image, decode_mask, unfit
+from skinjax.data.records import Prepared, Row
+from skinjax.errors import UserError
+from skinjax.modes.inference import TrainedRun
+from skinjax.modes.workdir import write_text
+from skinjax.progress import progress
+from skinjax.report.figures import Sample, sample_sheet
+from skinjax.tasks.metrics import SCORES, score_mask, summarise_masks
+
+NUM_SAMPLES = 4  # pictures in each row of the sheet
+
+
+def evaluate_masks(
+    run: TrainedRun, positions: list[int], output: Path
+) -> tuple[dict[str, Any], str]:
+    """Scores a segmentation; writes per_image.csv and samples.png.
+
+    Args:
+        run: the trained run.
+        positions: of the images.
+        output: the folder to write to.
+
+    Returns:
+        The figures of metrics.json, and what to tell the user.
+
+    Raises:
+        UserError: where an image has no mask.
+    """
+    config, prepared = run.config, run.prepared
+    scores: list[dict[str, float]] = []
+    with (
+        ThreadPoolExecutor(config.data.num_threads) as pool,
+        progress(f"evaluating {output.name}", len(positions)) as update,
+    ):
+        # Threads enlarge and score masks while the devices work on the next batch.
+        jobs = (pool.submit(_score, prepared, *p) for p in run.predict(positions))
+        while batch := list(itertools.islice(jobs, config.batch_size)):
+            scores.extend(job.result() for job in batch)
+            update(len(batch))
+    rows = [prepared.table[position] for position in positions]
+    figures: dict[str, Any] = summarise_masks(scores, [row.lesion_id for row in rows])
+    write_text(output / "per_image.csv", _per_image_csv(rows, scores))
+    samples = _samples(run, positions, [score["jaccard"] for score in scores])
+    sample_sheet(output / "samples.png", samples, f"{run.workdir.name}, {output.name}")
+    return figures, _summary(figures)
+
+
+def _score(
+    prepared: Prepared, probabilities: np.ndarray, box: np.ndarray, position: int
+) -> dict[str, float]:
+    truth = decode_mask(_mask(prepared, position), prepared.table[position].image_id)
+    prediction = unfit(probabilities, box, truth.shape) >= 0.5
+    return score_mask(truth.astype(bool), prediction)
+
+
+def _mask(prepared: Prepared, position: int) -> bytes:
+    mask = prepared.read(position)[1]
+    if mask is None:
+        raise UserError(f"{prepared.table[position].image_id} has no mask to be scored against.")
+    return mask
+
+
+def _per_image_csv(rows: list[Row], scores: list[dict[str, float]]) -> str:
+    metadata = sorted({key for row in rows for key in row.metadata})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["image_id", "lesion_id", "label", *SCORES, *metadata])
+    for row, score in zip(rows, scores, strict=True):
+        figures = [f"{score[name]:.6f}" for name in SCORES]
+        values = [row.metadata.get(key, "") for key in metadata]
+        writer.writerow([row.image_id, row.lesion_id, row.label or "", *figures, *values])
+    return buffer.getvalue()
+
+
+def _samples(
+    run: TrainedRun, positions: list[int], jaccard: list[float]
+) -> list[tuple[str, list[Sample]]]:
+    """The worst, the median and the best pictures of a split, predicted again to be drawn."""
+    prepared = run.prepared
+    order = np.argsort(jaccard, kind="stable")
+    count = min(NUM_SAMPLES, max(1, len(order) // 3))
+    middle = (len(order) - count) // 2
+    groups = {
+        "worst": order[:count],
+        "median": order[middle : middle + count],
+        "best": order[-count:],
+    }
+    chosen = [int(index) for indices in groups.values() for index in indices]
+    predicted = list(run.predict([positions[index] for index in chosen]))
+    drawn = []
+    for index, (probabilities, box, position) in zip(chosen, predicted, strict=True):
+        image_bytes, _ = prepared.read(position)
+        image_id = prepared.table[position].image_id
+        truth = decode_mask(_mask(prepared, position), image_id).astype(bool)
+        drawn.append(
+            Sample(
+                image=decode_image(image_bytes, image_id),
+                truth=truth,
+                prediction=unfit(probabilities, box, truth.shape) >= 0.5,
+                caption=f"{image_id}  {jaccard[index]:.3f}",
+            )
+        )
+    return [(name, [drawn.pop(0) for _ in indices]) for name, indices in groups.items()]
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    def interval(key: str) -> str:
+        low, high = figures[f"{key}_low"], figures[f"{key}_high"]
+        return f"{figures[key]:.3f} (95% {low:.3f} to {high:.3f})"
+
+    return (
+        f"  Jaccard   {interval('jaccard')}\n"
+        f"  Dice      {interval('dice')}\n"
+        f"  accuracy  {interval('accuracy')}\n"
+        f"  baseline: a mask of nothing but background has accuracy "
+        f"{figures['background_accuracy']:.3f}, and Jaccard and Dice near 0"
+    )
