@@ -1,0 +1,177 @@
+"""Batches: every example once an epoch, any position reachable, padding marked, caches invisible."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from skinjax.data.pipeline import Examples, Order, eval_batches, prefetch, train_batches
+from skinjax.data.records import Row
+from skinjax.errors import UserError
+
+
+class Memory:
+    """A prepared data set in memory: picture k is k everywhere, its mask its left half."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, labels, with_masks=True):
+        self.table = [Row(f"i{k}", f"l{k}", label, None, {}) for k, label in enumerate(labels)]
+        self.with_masks = with_masks
+        self.num_reads = 0
+
+    def read(self, position):
+        self.num_reads += 1
+        image = np.full((12, 16, 3), position, np.uint8)
+        mask = np.zeros((24, 32), np.uint8)
+        mask[:, :16] = 255
+        return encode(image), encode(mask) if self.with_masks else None
+
+
+def encode(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def create_examples(labels, cache=False, fit="squash", size=(12, 16), with_masks=True):
+    prepared = Memory(labels, with_masks)
+    return Examples(prepared, range(len(labels)), size, fit, with_masks=True, cache=cache)
+
+
+def drawn(batches, num):
+    return [next(batches)["images"][:, 0, 0, 0] for _ in range(num)]
+
+
+def test_an_example_is_decoded_and_fitted():
+    batch = create_examples(["b", None]).batch([0, 1])
+    assert batch["images"].shape == (2, 12, 16, 3) and batch["images"].dtype == np.uint8
+    assert batch["masks"].shape == (2, 12, 16, 1) and batch["masks"].dtype == np.uint8
+    np.testing.assert_array_equal(batch["masks"][0, :, :8], 1)
+    np.testing.assert_array_equal(batch["masks"][0, :, 8:], 0)
+    np.testing.assert_array_equal(batch["labels"], [1, -1])
+    np.testing.assert_array_equal(batch["boxes"], [[0, 0, 12, 16]] * 2)
+    letterboxed = create_examples(["a"], fit="letterbox", size=(16, 16)).batch([0])
+    np.testing.assert_array_equal(letterboxed["boxes"], [[2, 0, 12, 16]])
+    assert not letterboxed["masks"][0, :2].any() and not letterboxed["masks"][0, 14:].any()
+
+
+def test_a_missing_mask_is_named():
+    with pytest.raises(UserError, match="i0 has no mask"):
+        create_examples(["a"], with_masks=False)[0]
+
+
+@given(
+    num=st.integers(1, 40),
+    batch_size=st.integers(1, 16),
+    seed=st.integers(0, 100),
+    start=st.integers(0, 12),
+)
+def test_each_example_comes_once_an_epoch_and_any_position_can_be_reached(
+    num, batch_size, seed, start
+):
+    order = Order(np.zeros(num, int), 0.0, seed)
+    epochs = [[order[epoch * num + place] for place in range(num)] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(num))
+    again = Order(np.zeros(num, int), 0.0, seed)
+    position = start * batch_size
+    assert again[position] == [order[i] for i in range(position + 1)][-1]
+
+
+def test_batches_go_on_from_any_step_as_if_never_stopped():
+    examples = create_examples(["a"] * 10)
+    whole = drawn(train_batches(examples, 4, seed=3, start=0, num_threads=2), 12)
+    for start in (1, 5, 11):
+        rest = drawn(train_batches(examples, 4, seed=3, start=start, num_threads=3), 12 - start)
+        np.testing.assert_array_equal(rest, whole[start:])
+    other = drawn(train_batches(examples, 4, seed=4, start=0, num_threads=2), 12)
+    assert not np.array_equal(other, whole)
+    first, second = np.concatenate(whole)[:10], np.concatenate(whole)[10:20]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+
+
+def test_the_cache_changes_nothing_but_the_number_of_reads():
+    batches = []
+    for cache in (False, True):
+        examples = create_examples(["a"] * 6, cache=cache)
+        iterator = train_batches(examples, 3, seed=0, start=0, num_threads=1)
+        batches.append([next(iterator) for _ in range(20)])
+        reads = examples._prepared.num_reads
+        assert reads == 6 if cache else reads >= 60
+    for plain, cached in zip(*batches, strict=True):
+        for name, array in plain.items():
+            np.testing.assert_array_equal(array, cached[name])
+
+
+def test_processes_share_each_batch_out():
+    examples = create_examples(["a"] * 10)
+    whole = drawn(train_batches(examples, 4, seed=0, start=2, num_threads=1), 5)
+    shares = [
+        drawn(
+            train_batches(
+                examples, 4, seed=0, start=2, num_threads=1, process_index=i, process_count=2
+            ),
+            5,
+        )
+        for i in range(2)
+    ]
+    for batch, left, right in zip(whole, *shares, strict=True):
+        np.testing.assert_array_equal(batch, np.concatenate([left, right]))
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 9])
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_evaluation_sees_each_example_once_in_batches_of_one_shape(num, process_count):
+    examples = create_examples(["a"] * num)
+    seen, lengths = [], set()
+    for process_index in range(process_count):
+        batches = list(eval_batches(examples, 8, 2, process_index, process_count))
+        lengths.add(len(batches))
+        for batch in batches:
+            assert batch["images"].shape == (8 // process_count, 12, 16, 3)
+            seen += list(batch["images"][batch["valid"] > 0, 0, 0, 0])
+    assert sorted(seen) == list(range(num))
+    assert len(lengths) == 1
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=5),
+    sampling=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_sampling_gives_classes_their_share_and_examples_equal_turns(counts, sampling, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = Order(labels, sampling, seed)
+    num = len(labels)
+    for epoch in range(3):
+        classes = labels[[order[epoch * num + place] for place in range(num)]]
+        wanted = np.array(counts) ** (1 - sampling)
+        wanted = wanted / wanted.sum() * num
+        # A class that would get less than one draw gets one, at the cost of the largest.
+        small = wanted < 1
+        found = np.bincount(classes, minlength=len(counts))
+        assert found.sum() == num and (found >= 1).all()
+        if not small.any():
+            assert np.abs(found - wanted).max() <= 1
+    draws = np.bincount([order[i] for i in range(3 * num)], minlength=num)
+    for k in range(len(counts)):
+        of_class = draws[labels == k]
+        assert of_class.max() - of_class.min() <= 1
+
+
+def test_prefetch_keeps_the_order_and_runs_ahead():
+    sent = []
+
+    def put(batch):
+        sent.append(batch)
+        return batch
+
+    iterator = prefetch(iter(range(6)), put, ahead=2)
+    assert next(iterator) == 0
+    assert sent == [0, 1, 2]
+    assert list(iterator) == [1, 2, 3, 4, 5]
