@@ -21,6 +21,13 @@ def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
 
 
+def dividing_devices(batch_size: int) -> Sequence[jax.Device]:
+    """As many of the devices as divide a batch."""
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return devices[:count]
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Arrays whose first axis, the examples, is divided among the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))

@@ -1,5 +1,6 @@
 """The configuration: every field with its meaning, and the values that it may have."""
 
+import difflib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -171,3 +172,25 @@ def _get(config: ConfigDict, key: str) -> Any:
 def _require(key: str, value: Any, holds: bool, what: str) -> None:
     if not holds:
         raise UserError(f"config.{key}={value!r} must be {what}.")
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The fields by their dotted keys, 'optimizer.learning_rate' and the like."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unknown_key(config: ConfigDict, key: str) -> UserError:
+    """What to raise for a dotted key that the configuration lacks: it names the nearest that is."""
+    keys = flatten(config)
+    last = key.split(".")[-1]
+    nearest = [k for k in keys if k.split(".")[-1] == last]
+    nearest = nearest or difflib.get_close_matches(key, keys, n=1)
+    nearest = nearest or difflib.get_close_matches(last, [k.split(".")[-1] for k in keys], n=1)
+    mend = f"did you mean --config.{nearest[0]}?" if nearest else f"known are {', '.join(keys)}."
+    return UserError(f"--config.{key} is no field of this configuration: {mend}")

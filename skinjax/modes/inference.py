@@ -36,7 +36,7 @@ class TrainedRun:
     def __init__(self, workdir: Path, checkpoint: str = "best", tta: bool = False):
         self.workdir, self.tta = workdir, tta
         self.config = read_config(workdir)
-        self._mesh = parallel.create_mesh()
+        self._mesh = parallel.create_mesh(parallel.dividing_devices(self.config.batch_size))
         sharding = parallel.replicated_sharding(self._mesh)
         self.step, self.is_best, self._variables = restore_variables(workdir, checkpoint, sharding)
         self.prepared = build.prepare_data(self.config)

@@ -48,6 +48,9 @@ def train(
     """
     check_config(config)
     config.dtype = build.resolve_dtype(config.dtype)
+    if devices is None and jax.default_backend() == "cpu":
+        # A CPU's devices are its cores: some may stay idle, where GPUs and TPUs are to be used.
+        devices = parallel.dividing_devices(config.batch_size // config.accumulation)
     mesh = parallel.create_mesh(devices)
     parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
     with (

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
 from skinjax.errors import UserError
+from skinjax.modes.config import flatten
 
 LOCK = ".lock"
 
@@ -125,7 +126,7 @@ def check_resume(workdir: Path, config: ConfigDict) -> None:
     Raises:
         UserError: naming each key that differs and may not.
     """
-    old, new = _flat(read_config(workdir)), _flat(config)
+    old, new = flatten(read_config(workdir)), flatten(config)
     may_change = set(MAY_CHANGE)
     if config.schedule.name in OPEN_ENDED_SCHEDULES:
         may_change.add("num_epochs")
@@ -139,13 +140,3 @@ def check_resume(workdir: Path, config: ConfigDict) -> None:
             f"--workdir={workdir} holds another run: {'; '.join(changed)}. "
             "Give this one a --workdir of its own, or set these keys back."
         )
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

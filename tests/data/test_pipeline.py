@@ -1,4 +1,4 @@
-"""Batches: every example once an epoch, any position reachable, padding marked, caches invisible."""
+"""Batches: each example once an epoch, any position reachable, padding marked."""
 
 import io
 

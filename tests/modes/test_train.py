@@ -23,7 +23,8 @@ from skinjax.modes.train import _Run, train
 from skinjax.modes.workdir import locked, read_config, write_config
 from skinjax.tasks.segmentation import Segmentation
 
-ONE = jax.devices()[:1]
+# As on a machine of two cores, whose devices they are.
+TWO = jax.devices()[:2]
 
 
 def tiny_config(cache_dir):
@@ -58,7 +59,7 @@ def config(cache_dir):
 def whole_run(cache_dir, tmp_path_factory):
     """A run that was never stopped."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    train(tiny_config(cache_dir), workdir, ONE)
+    train(tiny_config(cache_dir), workdir, TWO)
     return workdir
 
 
@@ -68,7 +69,7 @@ def restore(workdir, step=None):
     prepared = build.prepare_data(config)
     positions = build.read_split(workdir / "splits.csv", prepared, "train")
     create = build.create_training(config, prepared, positions).create_state
-    sharding = parallel.replicated_sharding(parallel.create_mesh(ONE))
+    sharding = parallel.replicated_sharding(parallel.create_mesh(TWO))
     directory = workdir / "checkpoints"
     with Checkpoints(directory, 2, config.best_metric, read_only=True) as checkpoints:
         return checkpoints.restore(
@@ -124,7 +125,7 @@ def test_the_learning_rate_is_reduced_on_a_plateau(config, tmp_path, monkeypatch
     monkeypatch.setattr(
         Segmentation, "summarise", lambda self, sums: summarise(self, sums) | {"jaccard": 0.5}
     )
-    train(config, tmp_path / "run", ONE)
+    train(config, tmp_path / "run", TWO)
     rates = [event["learning_rate"] for event in events(tmp_path / "run", "train")]
     # Evaluated at steps 4, 8 and 12: the first is the best so far, each of the others is one too
     # many.
@@ -145,9 +146,9 @@ def test_a_crash_between_saves_changes_nothing(config, whole_run, tmp_path, monk
     with monkeypatch.context() as patch:
         call_at(patch, 8, crash)
         with pytest.raises(Crash):
-            train(config, workdir, ONE)
+            train(config, workdir, TWO)
     assert int(restore(workdir)[0].step) < 8
-    train(config, workdir, ONE)
+    train(config, workdir, TWO)
     assert_same_end(workdir, whole_run)
     scores = [[e["val/jaccard"] for e in events(w, "val")] for w in (workdir, whole_run)]
     assert scores[0] == scores[1]
@@ -163,16 +164,16 @@ def test_a_signal_saves_and_changes_nothing(
     with monkeypatch.context() as patch:
         call_at(patch, 5, lambda: os.kill(os.getpid(), signal_number))
         with pytest.raises(Interrupted, match="saved at step 5") as raised:
-            train(config, workdir, ONE)
+            train(config, workdir, TWO)
     assert raised.value.exit_status == status
     assert int(restore(workdir)[0].step) == 5
-    train(config, workdir, ONE)
+    train(config, workdir, TWO)
     assert_same_end(workdir, whole_run)
 
 
 def test_a_complete_run_stays_as_it_is(config, whole_run, capsys):
     before = (whole_run / "metrics.jsonl").read_bytes()
-    assert train(config, whole_run, ONE) == {}
+    assert train(config, whole_run, TWO) == {}
     assert "complete" in capsys.readouterr().out
     assert (whole_run / "metrics.jsonl").read_bytes() == before
 
@@ -183,31 +184,33 @@ def test_a_changed_config_is_refused_by_name_and_a_longer_one_goes_on(
     config.optimizer.learning_rate = 0.2
     config.seed = 1
     with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate: 0\.1.*config\.seed"):
-        train(config, whole_run, ONE)
+        train(config, whole_run, TWO)
     workdir = tmp_path / "run"
     longer = tiny_config(cache_dir)
     longer.num_epochs = 1.0
-    train(longer, workdir, ONE)
+    train(longer, workdir, TWO)
     longer.num_epochs = 2.0  # the schedule, plateau, does not depend on it
     longer.log_every_steps = 5
-    train(longer, workdir, ONE)
+    train(longer, workdir, TWO)
     assert int(restore(workdir)[0].step) == int(restore(whole_run)[0].step)
     longer.schedule.name = "cosine"
     with pytest.raises(UserError, match=r"config\.schedule\.name"):
-        train(longer, workdir, ONE)
+        train(longer, workdir, TWO)
 
 
-def test_many_devices_give_the_losses_of_one(config, whole_run, tmp_path):
-    if jax.device_count() < 8:
-        pytest.skip(f"needs 8 devices, there are {jax.device_count()}")
-    workdir = tmp_path / "eight"
-    train(config, workdir, jax.devices()[:8])
-    one, eight = events(whole_run, "train"), events(workdir, "train")
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_any_number_of_devices_gives_the_same_losses(config, whole_run, tmp_path, num_devices):
+    if jax.device_count() < num_devices:
+        pytest.skip(f"needs {num_devices} devices, there are {jax.device_count()}")
+    config.num_epochs = 1.2
+    train(config, tmp_path / "run", jax.devices()[:num_devices])
+    many = events(tmp_path / "run", "train")[:4]
+    two = events(whole_run, "train")[:4]
     # Sums over the batch are added in another order: float32, and each step builds on the last.
     np.testing.assert_allclose(
-        [e["train/loss"] for e in eight], [e["train/loss"] for e in one], rtol=2e-3
+        [e["train/loss"] for e in many], [e["train/loss"] for e in two], rtol=2e-3
     )
-    np.testing.assert_allclose(eight[0]["train/loss"], one[0]["train/loss"], rtol=1e-5)
+    np.testing.assert_allclose(many[0]["train/loss"], two[0]["train/loss"], rtol=1e-5)
 
 
 def test_accumulation_sees_the_same_examples_and_learns_alike(config, tmp_path):
@@ -217,7 +220,7 @@ def test_accumulation_sees_the_same_examples_and_learns_alike(config, tmp_path):
     for accumulation in (1, 2):
         config.accumulation = accumulation
         workdir = tmp_path / str(accumulation)
-        train(config, workdir, ONE)
+        train(config, workdir, TWO)
         losses.append(events(workdir, "train")[0]["train/loss"])
     # BatchNorm sees half the batch at a time: alike, not equal.
     assert losses[0] != losses[1]
@@ -239,23 +242,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(config, tmp_
 
     monkeypatch.setattr(_Run, "create_or_restore", create_broken)
     with pytest.raises(UserError, match=r"not finite between steps 0 and 2.*learning_rate"):
-        train(config, tmp_path / "run", ONE)
+        train(config, tmp_path / "run", TWO)
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
 def test_an_unknown_metric_is_refused_before_the_first_step(config, tmp_path):
     config.best_metric = "val/jacard"
     with pytest.raises(UserError, match=r"val/jaccard"):
-        train(config, tmp_path / "run", ONE)
+        train(config, tmp_path / "run", TWO)
 
 
 def test_a_folder_that_is_no_run_and_one_in_use_are_refused(config, tmp_path):
     (tmp_path / "thesis.doc").touch()
     with pytest.raises(UserError, match=r"thesis\.doc"):
-        train(config, tmp_path, ONE)
+        train(config, tmp_path, TWO)
     workdir = tmp_path / "run"
     with locked(workdir), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-        train(config, workdir, ONE)
+        train(config, workdir, TWO)
 
 
 def test_a_data_set_that_changed_is_refused(config, whole_run):
@@ -266,7 +269,7 @@ def test_a_data_set_that_changed_is_refused(config, whole_run):
     write_config(whole_run / "config.json", changed)
     try:
         with pytest.raises(UserError, match=r"not in the data set|has changed"):
-            train(config, whole_run, ONE)
+            train(config, whole_run, TWO)
     finally:
         (whole_run / "config.json").write_text(original)
 
@@ -329,7 +332,7 @@ def test_sigkill_at_any_moment_changes_nothing(config, whole_run, tmp_path):
         "import sys\nfrom pathlib import Path\n"
         "import jax\n"
         "from skinjax.modes.train import train\nfrom skinjax.modes.workdir import read_config\n"
-        "train(read_config(Path(sys.argv[1])), Path(sys.argv[2]), jax.devices()[:1])\n"
+        "train(read_config(Path(sys.argv[1])), Path(sys.argv[2]), jax.devices()[:2])\n"
     )
     workdir = tmp_path / "run"
     generator = np.random.default_rng(0)

@@ -1,0 +1,110 @@
+"""The command line, as a user types it: real processes, their words and their exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "skinjax.main", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workdir=w"], "--config is missing"),
+        (["--config=configs/quickstart.py"], "--workdir is missing"),
+        (
+            ["--config=configs/quickstart.py", "--config.optimizer.learning_rat=1", "--workdir=w"],
+            "did you mean --config.optimizer.learning_rate?",
+        ),
+        (
+            ["--config=configs/quickstart.py", "--config.learning_rate=1", "--workdir=w"],
+            "did you mean --config.optimizer.learning_rate?",
+        ),
+        (["--mode=evaluate", "--workdir=w"], "holds no run"),
+        (["train", "--workdir=w"], "flags begin with --"),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence(arguments, words, tmp_path):
+    arguments = [a.replace("=w", f"={tmp_path / 'w'}") for a in arguments]
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_source_without_anything_in_it_is_refused(tmp_path):
+    result = run(
+        "--config=configs/seunet_ham10000.py:laptop",
+        f"--config.data.source={tmp_path}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        f"--workdir={tmp_path / 'w'}",
+    )
+    assert result.returncode == 2
+    assert str(tmp_path) in result.stderr and "Traceback" not in result.stderr
+
+
+TINY = {
+    "segmentation": ["--config=configs/quickstart.py", "--config.model.base_features=4"],
+    "classification": [
+        "--config=configs/cbam_ham10000.py:laptop",
+        "--config.data.dataset=phantom",
+        "--config.data.sampling=0.5",
+        "--config.loss.label_smoothing=0.1",
+    ],
+}
+SHARED = [
+    "--config.image_size=(32, 32)",
+    "--config.batch_size=8",
+    "--config.data.num_images=160",
+    "--config.data.size=32",
+    "--config.num_epochs=0.4",
+    "--config.schedule.warmup_epochs=0",
+    "--config.save_every_steps=2",
+    "--config.log_every_steps=1",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TINY)
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_both_tasks_train_evaluate_and_resume(task, num_devices, tmp_path, cache_dir, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={num_devices}")
+    workdir = tmp_path / "run"
+    train = [*TINY[task], *SHARED, f"--config.data.cache_dir={cache_dir}", f"--workdir={workdir}"]
+    first = run(*train)
+    assert first.returncode == 0, first.stderr
+    assert f"{num_devices} x cpu" in first.stdout
+    assert "complete" in run(*train).stdout
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    total = steps[-1]
+
+    # From an earlier checkpoint on: as if the last ones had never been written.
+    import shutil
+
+    for directory in (workdir / "checkpoints").glob("[0-9]*"):
+        if int(directory.name) == total:
+            shutil.rmtree(directory)
+    resumed = run(*train)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on from step" in resumed.stdout
+
+    evaluation = run("--mode=evaluate", f"--workdir={workdir}", "--tta")
+    assert evaluation.returncode == 0, evaluation.stderr
+    assert "baseline" in evaluation.stdout
+    folder = workdir / "evaluate" / "test-tta"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["num_images"] > 0
+    pictures = {"segmentation": ["samples"]}.get(
+        task, ["confusion", "roc", "reliability", "mistakes"]
+    )
+    for name in pictures:
+        assert (folder / f"{name}.png").stat().st_size > 5_000
