@@ -16,8 +16,10 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "laptop":
         config.image_size = (96, 128)
         config.batch_size = 16
-        config.num_epochs = 12.0
-        config.ema_decay = 0.998
+        config.num_epochs = 6.0
+        config.eval_every_epochs = 1.5
+        config.ema_decay = 0.995
+        config.schedule.warmup_epochs = 0.5
         config.data.size = 128
         config.data.num_threads = 2
         config.model.base_features = 16

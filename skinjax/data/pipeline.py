@@ -10,7 +10,7 @@ import grain.python as grain
 import numpy as np
 
 from skinjax.data.images import decode_image, decode_mask, fit_image, fit_mask
-from skinjax.data.records import Row
+from skinjax.data.table import Row
 from skinjax.errors import UserError
 
 Batch = dict[str, np.ndarray]

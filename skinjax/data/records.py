@@ -2,8 +2,6 @@
 
 import collections
 import contextlib
-import csv
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -25,6 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from skinjax.data import images
 from skinjax.data.archives import build_folder, disk_error
 from skinjax.data.sources.example import Example, Source
+from skinjax.data.table import Row, read_table, write_table
 from skinjax.errors import UserError
 from skinjax.progress import progress
 
@@ -36,26 +35,6 @@ MAX_SHARE_LEFT_OUT = 0.01
 
 _INDEX = "index.csv"
 _ABOUT = "prepared.json"
-_COLUMNS = ("image_id", "lesion_id", "label", "part")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What is known of one prepared picture.
-
-    Attributes:
-      image_id: The name of the picture, unique in its data set.
-      lesion_id: The lesion it shows; the image_id where the data set does not say.
-      label: The class name of the diagnosis, or None.
-      part: The official split (`train`, `val` or `test`), or None.
-      metadata: What else the data set says about it, as text.
-    """
-
-    image_id: str
-    lesion_id: str
-    label: str | None
-    part: str | None
-    metadata: dict[str, str]
 
 
 class Prepared:
@@ -88,7 +67,7 @@ class Prepared:
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.has_lesion_ids: bool = about["has_lesion_ids"]
         self.notes: list[str] = about["notes"]
-        self.table: list[Row] = _read_table(self.directory / _INDEX)
+        self.table: list[Row] = read_table(self.directory / _INDEX)
         self._shards: list[Path] = []
         self._starts: list[int] = [0]
         for shard in about["shards"]:
@@ -277,7 +256,7 @@ def _build(
     notes = list(source.notes)
     if broken:
         notes.append(_broken_note(source, broken, len(examples)))
-    _write_table(folder / _INDEX, rows)
+    write_table(folder / _INDEX, rows)
     about = {
         "name": source.name,
         "classes": source.classes,
@@ -388,26 +367,3 @@ def _code_digest() -> str:
     for path in (Path(__file__), here / "images.py", *sorted((here / "sources").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _write_table(path: Path, rows: list[Row]) -> None:
-    """Writes the table as CSV; metadata columns are marked, so that no name can clash."""
-    keys = sorted({key for row in rows for key in row.metadata})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_COLUMNS, *(f"metadata.{key}" for key in keys)])
-        for row in rows:
-            known = (row.image_id, row.lesion_id, row.label or "", row.part or "")
-            writer.writerow([*known, *(row.metadata.get(key, "") for key in keys)])
-
-
-def _read_table(path: Path) -> list[Row]:
-    """Reads what `_write_table` wrote; empty metadata is left out."""
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        keys = [column.removeprefix("metadata.") for column in next(reader)[len(_COLUMNS) :]]
-        rows = []
-        for image_id, lesion_id, label, part, *values in reader:
-            metadata = {key: value for key, value in zip(keys, values, strict=True) if value}
-            rows.append(Row(image_id, lesion_id, label or None, part or None, metadata))
-        return rows

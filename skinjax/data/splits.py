@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from skinjax.data.records import Row
+from skinjax.data.table import Row
 from skinjax.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from skinjax.data.images import decode_image, decode_mask, unfit
-from skinjax.data.records import Prepared, Row
+from skinjax.data.records import Prepared
+from skinjax.data.table import Row
 from skinjax.errors import UserError
 from skinjax.modes.inference import TrainedRun
 from skinjax.modes.workdir import write_text

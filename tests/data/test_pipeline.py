@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skinjax.data.pipeline import Examples, Order, eval_batches, prefetch, train_batches
-from skinjax.data.records import Row
+from skinjax.data.table import Row
 from skinjax.errors import UserError
 
 

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from skinjax.data import images, records
-from skinjax.data.records import Prepared, Row, prepare
+from skinjax.data.records import Prepared, prepare
 from skinjax.data.sources.example import Example
 from skinjax.data.sources.ham10000 import Ham10000Source
+from skinjax.data.table import Row
 from skinjax.errors import UserError
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinjax.data.records import Row
 from skinjax.data.sources.ham10000 import Ham10000Source
 from skinjax.data.splits import SPLITS, leaked_share, make_splits, read_splits, write_splits
+from skinjax.data.table import Row
 from skinjax.errors import UserError
 
 LABELS = ("bkl", "mel", "nv", None)
@@ -131,7 +131,7 @@ def test_the_division_is_written_in_stone():
     table = [row(i, i, LABELS[i % 3]) for i in range(30)]
     assert make_splits(table, seed=0)["test"] == EXPECTED_TEST
     code = (
-        "from skinjax.data.records import Row\n"
+        "from skinjax.data.table import Row\n"
         "from skinjax.data.splits import make_splits\n"
         "labels = ('bkl', 'mel', 'nv')\n"
         "t = [Row(f'image_{i}', f'lesion_{i}', labels[i % 3], None, {}) for i in range(30)]\n"

@@ -4,13 +4,11 @@ Tschandl, Rosendahl and Kittler, Sci Data 5:180161 (2018), doi 10.7910/DVN/DBW86
 from Tschandl et al., Nat Med 26 (2020), in the same Dataverse entry.
 """
 
-import csv
-import difflib
 import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from absl import logging
 
 from skinjax.data.archives import is_junk, unpack, zip_names
 from skinjax.data.sources.example import CLASSES, Example
+from skinjax.data.sources.ham10000_tables import TableRow, read_metadata, read_one_hot
 from skinjax.errors import UserError
 
 # What is missing up to this share is left out with a warning; more of it is a broken download.
@@ -49,16 +48,6 @@ class _File:
     relative: str
     num_bytes: int
     mtime_ns: int
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A row of the table."""
-
-    image_id: str
-    lesion_id: str | None
-    label: str
-    metadata: dict[str, str]
 
 
 class _Found:
@@ -222,9 +211,9 @@ class Ham10000Source:
                 found.add_zip(path, cache_dir)
         return found
 
-    def _read_table(self, found: _Found) -> tuple[_File, list[_Record]]:
+    def _read_table(self, found: _Found) -> tuple[_File, list[TableRow]]:
         """Reads the table with lesion ids, or else the one-hot table."""
-        for files, read in ((found.tables, _read_metadata), (found.one_hot_tables, _read_one_hot)):
+        for files, read in ((found.tables, read_metadata), (found.one_hot_tables, read_one_hot)):
             if files:
                 contents = {Path(file.path).read_bytes() for file in files}
                 if len(contents) > 1:
@@ -237,8 +226,8 @@ class Ham10000Source:
         )
 
     def _matched(
-        self, records: list[_Record], found: _Found, masks_required: bool
-    ) -> list[_Record]:
+        self, records: list[TableRow], found: _Found, masks_required: bool
+    ) -> list[TableRow]:
         """The rows that have an image, and a mask if required; notes or refuses the others."""
         if masks_required and not found.masks:
             raise UserError(f"There are no masks in {self._root} or beside it: {_GET_MASKS}.")
@@ -347,93 +336,3 @@ def _keep(files: dict[str, _File], key: str, file: _File) -> None:
         )
     elif file.relative < other.relative:
         files[key] = file
-
-
-def _rows_of(path: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a table with their line numbers; separated by commas or tabs."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter="\t" if "\t" in header else ",")
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(
-                        f"Line {reader.line_num} of {path} does not have the header's "
-                        f"{len(reader.fieldnames or ())} columns: correct it or download it again."
-                    )
-                yield reader.line_num, {key.strip(): value.strip() for key, value in row.items()}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no table ({error}): download it again.") from error
-
-
-def _require(path: str, row: dict[str, str], columns: Iterable[str]) -> None:
-    """Refuses a table without these columns."""
-    missing = [column for column in columns if column not in row]
-    if missing:
-        raise UserError(
-            f"{path} lacks the column {', '.join(missing)} (it has {', '.join(row)}): download it "
-            "again."
-        )
-
-
-def _read_metadata(path: str) -> list[_Record]:
-    """Reads HAM10000_metadata: lesion_id, image_id, dx and more."""
-    records: dict[str, _Record] = {}
-    for line, row in _rows_of(path):
-        _require(path, row, ("lesion_id", "image_id", "dx"))
-        image_id, lesion_id, label = row.pop("image_id"), row.pop("lesion_id"), row.pop("dx")
-        if not image_id or not lesion_id:
-            raise UserError(f"Line {line} of {path} lacks its image_id or lesion_id: correct it.")
-        if label.lower() not in CLASSES:
-            nearest = difflib.get_close_matches(label.lower(), CLASSES, n=1, cutoff=0)[0]
-            raise UserError(
-                f"Line {line} of {path} ({image_id}) has the diagnosis {label!r}: known are "
-                f"{', '.join(CLASSES)}; the nearest is {nearest}."
-            )
-        metadata = {key: value for key, value in row.items() if value}
-        _add(records, _Record(image_id, lesion_id, label.lower(), metadata), path, line)
-    return _some(records, path)
-
-
-def _read_one_hot(path: str) -> list[_Record]:
-    """Reads GroundTruth.csv: image, and a column of 0.0 and 1.0 for each class."""
-    records: dict[str, _Record] = {}
-    for line, row in _rows_of(path):
-        columns = {column.lower(): value for column, value in row.items()}
-        _require(path, columns, ("image", *CLASSES))
-        chosen = [name for name in CLASSES if _is_one(columns[name], path, line)]
-        if len(chosen) != 1:
-            raise UserError(
-                f"Line {line} of {path} ({columns['image']}) has a 1 in {len(chosen)} columns, "
-                "where it must be one diagnosis: correct it."
-            )
-        _add(records, _Record(columns["image"], None, chosen[0], {}), path, line)
-    return _some(records, path)
-
-
-def _is_one(value: str, path: str, line: int) -> bool:
-    """Whether a one-hot column is set."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if number not in (0.0, 1.0):
-        raise UserError(f"Line {line} of {path} has {value!r} where 0 or 1 must be: correct it.")
-    return number == 1.0
-
-
-def _add(records: dict[str, _Record], record: _Record, path: str, line: int) -> None:
-    """Adds a row; the same row twice is taken once."""
-    other = records.setdefault(record.image_id.lower(), record)
-    if other != record:
-        raise UserError(
-            f"Line {line} of {path} contradicts an earlier line on {record.image_id}: correct it."
-        )
-
-
-def _some(records: dict[str, _Record], path: str) -> list[_Record]:
-    """The rows, of which there must be some."""
-    if not records:
-        raise UserError(f"{path} has no rows: download it again.")
-    return list(records.values())
