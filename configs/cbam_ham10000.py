@@ -1,9 +1,11 @@
-"""CBAM-ResNet on HAM10000: seven diagnoses.
+"""CBAM-ResNet on HAM10000, seven diagnoses: the whole recipe and one for a laptop.
 
     python -m skinjax.main --config=configs/cbam_ham10000.py --config.data.source=FOLDER \
         --workdir=RUN
-    python -m skinjax.main --config=configs/cbam_ham10000.py:laptop --config.data.source=FOLDER \
-        --workdir=RUN
+    python -m skinjax.main --config=configs/cbam_ham10000.py:laptop \
+        --config.data.source=FOLDER --workdir=RUN
+
+Neither has been run to its end yet: no score is known.
 """
 
 from ml_collections import ConfigDict
@@ -14,12 +16,23 @@ from skinjax.modes.config import classification_config
 def get_config(variant: str = "") -> ConfigDict:
     """The experiment's configuration; '' is for an accelerator, 'laptop' for two CPU cores."""
     config = classification_config()
+    config.image_size = (224, 224)
+    config.batch_size = 128
+    config.num_epochs = 60.0
+    config.ema_decay = 0.999
+    config.schedule.name = "plateau"
+    config.schedule.patience = 5
+    config.augmentation.quarter_turns = True
+    config.augmentation.rotate_degrees = 45.0
     config.data.sampling = 0.5
+    config.data.num_threads = 8
     if variant == "laptop":
         config.image_size = (96, 128)
         config.batch_size = 32
         config.num_epochs = 20.0
         config.ema_decay = 0.998
+        config.schedule.name = "cosine"
+        config.augmentation.quarter_turns = False
         config.data.size = 128
         config.data.num_threads = 2
         config.model.depth = 18

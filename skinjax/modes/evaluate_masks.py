@@ -90,13 +90,15 @@ def _samples(
     """The worst, the median and the best pictures of a split, predicted again to be drawn."""
     prepared = run.prepared
     order = np.argsort(jaccard, kind="stable")
-    count = min(NUM_SAMPLES, max(1, len(order) // 3))
+    count = min(NUM_SAMPLES, len(order) // 3)
     middle = (len(order) - count) // 2
     groups = {
         "worst": order[:count],
         "median": order[middle : middle + count],
-        "best": order[-count:],
+        "best": order[len(order) - count :],
     }
+    if not count:  # too few to be told apart
+        groups = {"all": order}
     chosen = [int(index) for indices in groups.values() for index in indices]
     predicted = list(run.predict([positions[index] for index in chosen]))
     drawn = []

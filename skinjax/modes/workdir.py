@@ -48,7 +48,9 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
             f"--workdir={workdir} cannot be made ({error.strerror}): name a folder that can be "
             "written."
         ) from error
-    others = sorted(p.name for p in workdir.iterdir() if p.name != LOCK)
+    # A run that was killed before its config.json was written has left no more than these.
+    others = sorted(p.name for p in workdir.iterdir() if p.name not in (LOCK, "splits.csv"))
+    others = [name for name in others if not name.endswith(".tmp")]
     if others:
         raise UserError(
             f"--workdir={workdir} is not empty and holds no run (it has "
