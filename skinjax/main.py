@@ -30,6 +30,9 @@ def main(argv: list[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing: name the run's folder.")
         _run(Path(_WORKDIR.value))
+    except KeyboardInterrupt:
+        print("skinjax: stopped; nothing was half-written.", file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         print(f"skinjax: {error}", file=sys.stderr)
         sys.exit(2)

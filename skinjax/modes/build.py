@@ -116,10 +116,8 @@ def prepare_data(config: ConfigDict) -> Prepared:
     if config.data.split == "lesion" and not source.has_lesion_ids:
         raise UserError(
             f"{config.data.dataset} in {config.data.source} has no lesion ids, so that a split "
-            "by lesion cannot be "
-            "made: put HAM10000_metadata.csv beside it, or set config.data.split='image' and "
-            "know that "
-            "pictures of one lesion may then be on both sides."
+            "by lesion cannot be made: put HAM10000_metadata.csv beside it, or set "
+            "config.data.split='image' and know that a lesion may then be on both sides."
         )
     return prepare(source, cache_dir, size=config.data.size, num_threads=config.data.num_threads)
 
@@ -133,7 +131,13 @@ def split_data(config: ConfigDict, prepared: Prepared) -> dict[str, list[int]]:
         folds=config.data.folds,
         fold=config.data.fold,
     )
-    if config.data.split == "image":
+    if not prepared.has_lesion_ids:
+        logging.warning(
+            "%s has no lesion ids: lesions of the test images may be in training, nobody can "
+            "tell how many. Scores on them say little about new lesions.",
+            prepared.name,
+        )
+    elif config.data.split == "image":
         share = splitting.leaked_share(prepared.table, splits)
         logging.warning(
             "config.data.split='image': %.1f%% of the test images show a lesion that is also in "
@@ -144,8 +148,8 @@ def split_data(config: ConfigDict, prepared: Prepared) -> dict[str, list[int]]:
     if empty:
         raise UserError(
             f"{config.data.dataset} has too few lesions ({len(prepared.table)} images in all): "
-            f"its {empty[0]} split is "
-            "empty. Use more data (config.data.source, config.data.num_images)."
+            f"its {empty[0]} split is empty. Use more data (config.data.source, "
+            "config.data.num_images)."
         )
     return splits
 

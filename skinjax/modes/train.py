@@ -55,8 +55,8 @@ def train(
     parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
     with (
         locked(workdir),
-        stop_on_signals() as stop,
         nullcontext(_Run(config, workdir, mesh)) as run,
+        stop_on_signals() as stop,
         Checkpoints(workdir / "checkpoints", config.keep_last, config.best_metric) as checkpoints,
     ):
         state, progress = run.create_or_restore(checkpoints)
@@ -93,8 +93,7 @@ def train(
             checkpoints.wait()
             monitor.say(
                 f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations "
-                "aside; the best "
-                f"checkpoint is that of step {checkpoints.best_step():,}."
+                f"aside; the best checkpoint is that of step {checkpoints.best_step():,}."
             )
     return metrics
 
