@@ -1,6 +1,7 @@
 """Checkpoints: the state, how far the data was read, and which of them are kept."""
 
 import errno
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,22 +33,22 @@ class Checkpoints:
         self, directory: Path, keep_last: int, best_metric: str, *, read_only: bool = False
     ):
         self.directory = directory
-        self._best_metric = best_metric
+
+        def score(metrics: dict[str, float]) -> float:
+            # One that was saved between evaluations is never the best, unless there are no others.
+            return metrics.get(best_metric, -math.inf)
+
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep_last),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
+                checkpoint_managers.BestN(get_metric_fn=score, n=1),
             ]
         )
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
-                best_fn=lambda metrics: metrics[best_metric],
+                best_fn=score,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
             ),
@@ -68,8 +69,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the best by the named metric; the newest where none was evaluated."""
-        best = self._manager.best_step()
-        return self.latest_step() if best is None else best
+        return self._manager.best_step()
 
     def save(
         self, step: int, state: PyTree, progress: dict[str, Any], metrics: dict[str, float] | None
@@ -91,7 +91,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)
                 ),
-                metrics=metrics,
+                metrics=metrics or {},
             )
         except Exception as error:
             raise self._explained(error) from error
