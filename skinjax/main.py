@@ -1,5 +1,6 @@
 """The command line: flags to a mode, a mode to one function."""
 
+import errno
 import os
 import runpy
 import sys
@@ -30,6 +31,15 @@ def main(argv: list[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing: name the run's folder.")
         _run(Path(_WORKDIR.value))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"skinjax: the disk is full ({error.filename or 'no file named'}): make room and start "
+            "the same command again.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("skinjax: stopped; nothing was half-written.", file=sys.stderr)
         sys.exit(130)
