@@ -51,7 +51,7 @@ class Monitor:
         self._file = self._path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
         self._window: list[dict[str, jax.Array]] = []
-        self._behind: tuple[int, list[dict[str, jax.Array]]] | None = None
+        self._behind: list[dict[str, jax.Array]] = []
         self._seconds_before = training_seconds
         self._start = self._window_start = time.monotonic()
         self._paused = self._window_paused = 0.0
@@ -75,24 +75,26 @@ class Monitor:
         self._window.append(figures)
 
     def log_window(self, step: int) -> None:
-        """Closes the window at `step` and writes the one before it.
+        """Closes the window at `step`; writes it if the device is done with it, and what was left.
 
         Raises:
-            UserError: where that window's loss is not finite.
+            UserError: where a loss that is written is not finite.
         """
-        behind, self._behind = self._behind, (step, self._window)
-        self._window = []
-        if behind is not None:
-            self._write_window(*behind)
+        behind, self._behind = self._behind, []
+        window, self._window = self._window, []
+        if _is_ready(window):
+            self._write_window(step, behind + window)
+            return
+        if behind:
+            self._write_window(step - len(window), behind)
+        self._behind = window
 
     def flush(self, step: int) -> None:
         """Writes what is not written yet, waiting for the device: for a pause or the end."""
-        if self._behind is not None:
-            behind, self._behind = self._behind, None
-            self._write_window(*behind)
-        if self._window:
-            window, self._window = self._window, []
-            self._write_window(step, window)
+        left = self._behind + self._window
+        self._behind, self._window = [], []
+        if left:
+            self._write_window(step, left)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -169,6 +171,13 @@ class Monitor:
         self._clear_status()
         self._file.close()
         self._tensorboard.close()
+
+
+def _is_ready(window: list[dict[str, jax.Array]]) -> bool:
+    return all(
+        figure.is_ready()  # type: ignore[attr-defined]
+        for figure in window[-1].values()
+    )
 
 
 def cut_after(path: Path, step: int) -> None:

@@ -33,9 +33,7 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
 
-def _forward(
-    x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _convolve(x, kernel), (x, kernel)
 
 
@@ -80,18 +78,14 @@ def _kernel_grad_by_rows(x: jax.Array, grad: jax.Array) -> jax.Array:
     batch, height, width, _ = x.shape
     swap = x.shape[-1] < grad.shape[-1]
     once, thrice = (grad, x) if swap else (x, grad)
-    # The barriers keep XLA from fusing what made the operands, or the shifts, into the transposes,
-    # which made them several times as slow.
+    # Without the barrier XLA fuses what made the operands into the transposes, several times as slow.
     once, thrice = lax.optimization_barrier((once, thrice))
     num_once, num_thrice = once.shape[-1], thrice.shape[-1]
-    once, thrice = lax.optimization_barrier(
-        (once.transpose(3, 1, 0, 2), thrice.transpose(1, 0, 2, 3))
-    )
     padded = jnp.pad(thrice, ((0, 0), (0, 0), (1, 1), (0, 0)))
     thrice = jnp.concatenate([padded[:, :, 2 - j : 2 - j + width] for j in range(3)], axis=-1)
     products = lax.conv_general_dilated(
-        once.reshape(num_once, height, batch * width),
-        thrice.reshape(height, batch * width, 3 * num_thrice),
+        once.transpose(3, 1, 0, 2).reshape(num_once, height, batch * width),
+        thrice.transpose(1, 0, 2, 3).reshape(height, batch * width, 3 * num_thrice),
         (1,),
         ((1, 1),),
         dimension_numbers=("NHC", "HIO", "NHC"),

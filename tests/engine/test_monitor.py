@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -28,14 +29,13 @@ def read(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_windows_are_means_written_one_behind(tmp_path, capsys):
+def test_windows_are_means_and_written_when_the_device_is_done(tmp_path, capsys):
     with create_monitor(tmp_path) as monitor:
-        for step, loss in enumerate([1.0, 3.0, 5.0, 7.0], 1):
-            monitor.add(figures(loss))
+        for step, loss in enumerate([1.0, 3.0, 5.0, 7.0, 9.0], 1):
+            monitor.add(jax.block_until_ready(figures(loss)))
             if step % 2 == 0:
                 monitor.log_window(step)
-        assert [event["step"] for event in read(tmp_path)] == [2]
-        monitor.add(figures(9.0))
+        assert [event["step"] for event in read(tmp_path)] == [2, 4]
         monitor.flush(5)
         with monitor.pause():
             monitor.write(5, "val", {"val/jaccard": 0.5})
@@ -51,6 +51,20 @@ def test_windows_are_means_written_one_behind(tmp_path, capsys):
     assert events[1]["learning_rate"] == pytest.approx(0.7)
     assert events[1]["epoch"] == 0.8 and events[3]["split"] == "val"
     assert "step 4/10" in capsys.readouterr().out
+
+
+def test_windows_that_the_device_is_not_done_with_are_written_one_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("skinjax.engine.monitor._is_ready", lambda window: False)
+    with create_monitor(tmp_path) as monitor:
+        for step in range(1, 8):
+            monitor.add(figures(step))
+            if step % 2 == 0:
+                monitor.log_window(step)
+        assert [event["step"] for event in read(tmp_path)] == [2, 4]
+        monitor.flush(7)
+    events = read(tmp_path)
+    assert [event["step"] for event in events] == [2, 4, 7]
+    assert [event["train/loss"] for event in events] == [1.5, 3.5, 6.0]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

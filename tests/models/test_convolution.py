@@ -95,7 +95,9 @@ def test_low_precision_is_bit_for_bit_the_plain_convolution(dtype):
 
 def test_vmap_over_kernels_and_over_images():
     shape = (2, 18, 17, 16, 16)
-    x, kernel, grad = (np.stack(a) for a in zip(*(make_case(shape, s) for s in (1, 2)), strict=True))
+    x, kernel, grad = (
+        np.stack(a) for a in zip(*(make_case(shape, s) for s in (1, 2)), strict=True)
+    )
     x_grad, kernel_grad = jax.jit(jax.vmap(lambda *args: grads(conv3x3, *args)))(x, kernel, grad)
     for i in range(2):
         _, expected_x_grad, expected_kernel_grad = reference(x[i], kernel[i], grad[i])
