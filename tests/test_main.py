@@ -1,6 +1,7 @@
 """The command line, as a user types it: real processes, their words and their exit status."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,12 +85,9 @@ def test_both_tasks_train_evaluate_and_resume(task, num_devices, tmp_path, cache
     assert first.returncode == 0, first.stderr
     assert f"{num_devices} x cpu" in first.stdout
     assert "complete" in run(*train).stdout
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
-    total = steps[-1]
+    total = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
 
     # From an earlier checkpoint on: as if the last ones had never been written.
-    import shutil
-
     for directory in (workdir / "checkpoints").glob("[0-9]*"):
         if int(directory.name) == total:
             shutil.rmtree(directory)
