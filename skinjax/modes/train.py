@@ -189,7 +189,7 @@ class _Run:
         line = f"compiled in {time.monotonic() - start:.0f} s for {self.mesh.size} x {device}"
         # Not every backend tells.
         if cost := train_step.cost_analysis():
-            line += f", {cost['flops'] * self.mesh.size / 1e9:,.0f} GFLOP an update"
+            line += f", {cost['flops'] * self.mesh.size / 1e9:,.3g} GFLOP an update"
         if memory := train_step.memory_analysis():
             size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
             line += f", {size / 2**20:,.0f} MiB a device"
