@@ -1,6 +1,5 @@
 """From a configuration to the objects it names; what the modes share."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Callable
@@ -160,20 +159,18 @@ def read_split(path: Path, prepared: Prepared, split: str) -> list[int]:
     Raises:
         UserError: where there is no such split, or the data set no longer has its images.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    ids = [row["image_id"] for row in rows if row["split"] == split]
+    splits = splitting.read_splits(path)
+    ids = splits.get(split)
     if not ids:
-        names = sorted({row["split"] for row in rows})
+        names = [name for name, members in splits.items() if members]
         raise UserError(f"--split={split}: {path} has {', '.join(names)}.")
     positions = {row.image_id: position for position, row in enumerate(prepared.table)}
     missing = [image_id for image_id in ids if image_id not in positions]
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(ids)} images of the {split} split in {path} are not in "
-            "the data set "
-            f"(first: {missing[0]}): point config.data.source at the data that the run was "
-            "trained on."
+            f"the data set (first: {missing[0]}): point config.data.source at the data that the "
+            "run was trained on."
         )
     return sorted(positions[image_id] for image_id in ids)
 
