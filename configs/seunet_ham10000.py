@@ -29,8 +29,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "laptop":
         config.image_size = (96, 128)
         config.batch_size = 16
-        config.num_epochs = 6.0
-        config.eval_every_epochs = 1.5
+        config.num_epochs = 7.0
+        config.eval_every_epochs = 1.75
         config.ema_decay = 0.995
         config.schedule.warmup_epochs = 0.5
         config.augmentation.rotate_degrees = 15.0

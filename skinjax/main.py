@@ -102,6 +102,25 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(2)
 
 
+def _use_huge_pages() -> None:
+    """Begins the process anew where glibc's malloc would give XLA memory in pages of 4 KiB.
+
+    XLA allocates a step's temporaries anew each time, on CPU: 100,000 page faults of an update of
+    SE-UNet at 96x128, which took 0.56 s and takes 0.47 s without them (a CBAM-ResNet-18's 0.90 and
+    0.67 s). glibc reads this setting once, before any of our code runs.
+    """
+    try:
+        offered = "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:  # not Linux, or a kernel without them
+        return
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if not offered or "glibc.malloc.hugetlb" in tunables:
+        return
+    os.environ["GLIBC_TUNABLES"] = f"{tunables}:glibc.malloc.hugetlb=1".lstrip(":")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 if __name__ == "__main__":
+    _use_huge_pages()
     logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=_parse_flags)
