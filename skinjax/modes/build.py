@@ -112,10 +112,11 @@ def prepare_data(config: ConfigDict) -> Prepared:
     if config.data.dataset == "ham10000":
         options = {"masks": config.task == "segmentation"}
     source = create_source(config.data.dataset, config.data.source or None, cache_dir, **options)
-    if config.data.split == "lesion" and not source.has_lesion_ids:
+    # Where nobody publishes them, `split_data` says what that means for the scores.
+    if config.data.split == "lesion" and not source.has_lesion_ids and source.lesion_ids_mend:
         raise UserError(
             f"{config.data.dataset} in {config.data.source} has no lesion ids, so that a split "
-            "by lesion cannot be made: put HAM10000_metadata.csv beside it, or set "
+            f"by lesion cannot be made: {source.lesion_ids_mend}, or set "
             "config.data.split='image' and know that a lesion may then be on both sides."
         )
     return prepare(source, cache_dir, size=config.data.size, num_threads=config.data.num_threads)

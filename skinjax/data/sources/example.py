@@ -18,7 +18,8 @@ class Example:
         It is called from worker threads.
       image_name: Where the picture comes from, for messages.
       mask_name: Where the mask comes from, for messages; None where there is no mask.
-      lesion_id: The lesion the picture shows; None where the data set does not say.
+      lesion_id: What must not be divided between the sides of a split: the lesion the picture
+        shows, or the patient where the data set says who that is; None where it says neither.
       label: The class name of the diagnosis; None where the data set does not say.
       part: The official split (`train`, `val` or `test`) the picture belongs to; None without one.
       metadata: What else the data set says about the picture, as text.
@@ -41,7 +42,9 @@ class Source(Protocol):
       name: The name of the data set in the catalogue.
       classes: The class names, in the order of the labels.
       has_lesion_ids: Whether the data set says which pictures show the same lesion.
+      lesion_ids_mend: What the user can do where there are none; None where nobody publishes them.
       notes: Sentences about what was left out or looks odd, for the user to read.
+      missing: What was left out: (file or row, what is wrong with it).
     """
 
     @property
@@ -60,8 +63,18 @@ class Source(Protocol):
         ...
 
     @property
+    def lesion_ids_mend(self) -> str | None:
+        """What the user can do where there are no lesion ids; None where nobody publishes them."""
+        ...
+
+    @property
     def notes(self) -> list[str]:
         """Sentences about what was left out or looks odd, for the user to read."""
+        ...
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """What was left out: (file or row, what is wrong with it)."""
         ...
 
     def fingerprint(self) -> str:

@@ -166,6 +166,7 @@ class PhantomSource:
     name: str = field(default="phantom", init=False)
     classes: tuple[str, ...] = field(default=CLASSES, init=False)
     has_lesion_ids: bool = field(default=True, init=False)
+    lesion_ids_mend: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be drawn."""
@@ -181,6 +182,11 @@ class PhantomSource:
 
     @property
     def notes(self) -> list[str]:
+        """Nothing is ever left out of a phantom."""
+        return []
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
         """Nothing is ever left out of a phantom."""
         return []
 
