@@ -15,6 +15,9 @@ from skinjax.errors import UserError
 # What is missing up to this share is left out with a warning; more of it is a broken download.
 MAX_SHARE_MISSING = 0.01
 
+# What `missing` says of masks without an image, which are no loss to a training.
+ORPHANED_MASKS = "masks have no image"
+
 _MAX_NESTED_ZIPS = 3
 
 

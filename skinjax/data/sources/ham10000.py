@@ -11,6 +11,7 @@ from pathlib import Path
 
 from skinjax.data.sources.example import CLASSES, Example
 from skinjax.data.sources.files import (
+    ORPHANED_MASKS,
     File,
     Found,
     Tally,
@@ -161,7 +162,7 @@ class Ham10000Source:
             raise UserError(f"There are no masks in {self._root} or beside it: {_GET_MASKS}.")
         ids = {record.image_id.lower() for record in records}
         self._tally.missing += [
-            (file.relative, "masks have no image")
+            (file.relative, ORPHANED_MASKS)
             for key, file in sorted(found["mask"].items())
             if key not in found["image"]
         ]
