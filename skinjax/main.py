@@ -14,13 +14,25 @@ from skinjax.errors import Interrupted, UserError
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "evaluate: which split.")
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    None,
+    ["train", "val", "test", "all"],
+    "evaluate: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "evaluate: 'best', 'last' or a step that was kept."
 )
 _TTA = flags.DEFINE_bool("tta", False, "evaluate: average over flips (and turns of a square).")
+_DATASET = flags.DEFINE_string(
+    "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
+)
+_SOURCE = flags.DEFINE_multi_string(
+    "source", [], "audit: folder or zip of a data set, given once or more; evaluate: of --dataset."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "audit: the folder to write to.")
 
 
 def main(argv: list[str]) -> None:
@@ -28,9 +40,7 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not understood: flags begin with --.")
-        if not _WORKDIR.value:
-            raise UserError("--workdir is missing: name the run's folder.")
-        _run(Path(_WORKDIR.value))
+        _run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -48,7 +58,13 @@ def main(argv: list[str]) -> None:
         sys.exit(2)
 
 
-def _run(workdir: Path) -> None:
+def _run() -> None:
+    if _MODE.value == "audit":
+        from skinjax.modes.audit import audit
+
+        output = _named(_OUTPUT.value, "output", "the folder to write to")
+        sys.exit(0 if audit(_SOURCE.value, output, _DATASET.value) else 1)
+    workdir = _named(_WORKDIR.value, "workdir", "the run's folder")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # XLA's CPU convolutions use one core each: with a device a core, the batch's parts run side
         # by side. (A step of SE-UNet took 0.56 s instead of 1.00 s on two cores.) GPUs and TPUs
@@ -70,7 +86,23 @@ def _run(workdir: Path) -> None:
     else:
         from skinjax.modes.evaluate import evaluate
 
-        evaluate(workdir, split=_SPLIT.value, checkpoint=_CHECKPOINT.value, tta=_TTA.value)
+        if len(_SOURCE.value) > 1:
+            raise UserError("--source is given more than once: evaluate one data set at a time.")
+        evaluate(
+            workdir,
+            split=_SPLIT.value,
+            checkpoint=_CHECKPOINT.value,
+            tta=_TTA.value,
+            dataset=_DATASET.value,
+            source="".join(_SOURCE.value),
+        )
+
+
+def _named(value: str | None, flag: str, what: str) -> Path:
+    """The path of a flag that the mode needs."""
+    if not value:
+        raise UserError(f"--{flag} is missing: name {what}.")
+    return Path(value)
 
 
 def _num_cores() -> int:

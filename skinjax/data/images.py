@@ -14,8 +14,8 @@ from skinjax.errors import UserError
 
 FITS = ("squash", "letterbox")
 
-# 67 million pixels: twice the largest picture of the ISIC archive, below where Pillow itself warns.
-MAX_PIXELS = 2**26
+# Where Pillow itself refuses: twice what it warns of.
+MAX_PIXELS = 178_956_970
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
 
@@ -33,6 +33,34 @@ _TRANSPOSITIONS = {
 }
 
 
+class BrokenPicture(UserError):
+    """A picture or mask that cannot be used.
+
+    Attributes:
+      kind: What is wrong with it, in few words: 'empty file', 'does not decode', 'too large',
+        'unusual values', 'transparent mask' or 'mask is not binary'.
+    """
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def describe(data: bytes) -> tuple[str, str]:
+    """The format and the colour mode of an encoded picture, as Pillow names them.
+
+    Reads the header only; ('', '') where it has none that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return image.format or "", image.mode
+    except MemoryError:
+        raise
+    except Exception:
+        # Pillow's readers raise a dozen kinds of exception; decode_image says which it was.
+        return "", ""
+
+
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes a picture of any common format and colour mode, turned upright by its EXIF tag.
 
@@ -47,7 +75,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.
       The picture, uint8 [H, W, 3] in sRGB, 0 to 255.
 
     Raises:
-      UserError: The file is no picture, is cut off, or is larger than `max_pixels`.
+      BrokenPicture: The file is no picture, is cut off, or is larger than `max_pixels`.
     """
     image = _open(data, name, max_pixels)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -77,16 +105,18 @@ def decode_mask(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.n
       The mask, uint8 [H, W] of 0 (background) and 1 (lesion).
 
     Raises:
-      UserError: The file is no picture, is cut off, has transparent parts or more than two levels.
+      BrokenPicture: The file is no picture, is cut off, has transparent parts or more than two
+        levels.
     """
     image = _open(data, name, max_pixels)
     is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
     if not is_wide and image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema() != (255, 255):
-            raise UserError(
+            raise BrokenPicture(
+                "transparent mask",
                 f"The mask {name} has transparent parts, so that what is lesion is not clear: "
-                "save it as a grey PNG with 0 for background and 255 for lesion."
+                "save it as a grey PNG with 0 for background and 255 for lesion.",
             )
     if is_wide or image.mode in ("L", "1"):
         levels = np.asarray(image)
@@ -99,9 +129,10 @@ def decode_mask(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.n
         return np.full(levels.shape, np.uint8(high > 0))
     lesion = levels == high
     if not np.all(lesion | (levels == low)):
-        raise UserError(
+        raise BrokenPicture(
+            "mask is not binary",
             f"The mask {name} has {len(np.unique(levels))} grey levels where a mask has two: "
-            "save it as a PNG with 0 for background and 255 for lesion."
+            "save it as a PNG with 0 for background and 255 for lesion.",
         )
     return lesion.astype(np.uint8)
 
@@ -237,10 +268,20 @@ def content_box(
     return (frame_height - new_height) // 2, (frame_width - new_width) // 2, new_height, new_width
 
 
+def same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two sizes (height, width) differ by a scale alone, up to a pixel of the smaller."""
+    (height, width), (other_height, other_width) = sorted((size, other))
+    by_width = abs(height - other_height * width / other_width)
+    by_height = abs(width - other_width * height / other_height)
+    return min(by_width, by_height) <= 1
+
+
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """Opens, checks, decodes and turns a picture."""
     if not data:
-        raise UserError(f"The picture {name} is empty: download or copy it again.")
+        raise BrokenPicture(
+            "empty file", f"The picture {name} is empty: download or copy it again."
+        )
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
         width, height = image.size
@@ -249,19 +290,22 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
             turn = _TRANSPOSITIONS.get(_orientation(image))
             return image if turn is None else image.transpose(turn)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(
-            f"The picture {name} is too large to be read safely ({error}): reduce it first."
+        raise BrokenPicture(
+            "too large",
+            f"The picture {name} is too large to be read safely ({error}): reduce it first.",
         ) from error
     except MemoryError:
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen kinds of exception on damaged files, SyntaxError too.
-        raise UserError(
-            f"The picture {name} cannot be decoded ({error}): download or copy it again."
+        raise BrokenPicture(
+            "does not decode",
+            f"The picture {name} cannot be decoded ({error}): download or copy it again.",
         ) from error
-    raise UserError(
+    raise BrokenPicture(
+        "too large",
         f"The picture {name} has {width} x {height} pixels, above the limit of {max_pixels:,}: "
-        "reduce it first."
+        "reduce it first, or raise config.data.max_pixels.",
     )
 
 
@@ -278,9 +322,10 @@ def _wide_grey(image: Image.Image, name: str) -> np.ndarray:
     """A grey picture of more than 8 bits as uint8 [H, W]."""
     levels = np.asarray(image)
     if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-        raise UserError(
+        raise BrokenPicture(
+            "unusual values",
             f"The picture {name} has values that are neither 8-bit nor 16-bit: save it as an "
-            "8-bit JPEG or PNG."
+            "8-bit JPEG or PNG.",
         )
     return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 

@@ -31,6 +31,9 @@ class Prepared(Protocol):
     def table(self) -> Sequence[Row]:
         """One row a picture."""
 
+    def set_index(self, position: int) -> int:
+        """Which of the data sets that it is made of a picture belongs to."""
+
     def read(self, position: int) -> tuple[bytes, bytes | None]:
         """Reads the encoded image and mask at a position."""
 
@@ -73,6 +76,11 @@ class Examples:
         """The class of each example, int32 [N], -1 for none."""
         rows = (self._prepared.table[position] for position in self.positions)
         return np.array([self._label(row) for row in rows], np.int32)
+
+    @property
+    def sets(self) -> np.ndarray:
+        """Which data set each example comes from, int32 [N]."""
+        return np.array([self._prepared.set_index(p) for p in self.positions], np.int32)
 
     def _label(self, row: Row) -> int:
         return -1 if row.label is None else self._class_indices[row.label]
@@ -122,17 +130,41 @@ class Order:
     the epochs all of them are seen equally often. An epoch is a function of the seed and its
     number: any position can be reached without what came before it.
 
+    Where the examples come from several data sets, the draws are divided among these first, in
+    proportion to their numbers of examples times their weights, and then within each.
+
     Args:
         labels: int [N], the class of each example.
         sampling: 0 (as they are) to 1 (balanced).
         seed: of the shuffling.
+        sets: int [N], the data set of each example; one and the same, unless told.
+        weights: of the data sets, by their numbers in `sets`.
     """
 
-    def __init__(self, labels: np.ndarray, sampling: float, seed: int):
+    def __init__(
+        self,
+        labels: np.ndarray,
+        sampling: float,
+        seed: int,
+        sets: np.ndarray | None = None,
+        weights: Sequence[float] = (1.0,),
+    ):
         self._seed = seed
-        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        self._members = [np.flatnonzero(classes == k) for k in range(len(counts))]
-        self._num_draws = _apportion(counts ** (1.0 - sampling), len(labels))
+        sets = np.zeros(len(labels), np.int32) if sets is None else sets
+        present = np.unique(sets)
+        sizes = np.array([np.sum(sets == s) * weights[s] for s in present])
+        self._members: list[np.ndarray] = []
+        self._num_draws: list[int] = []
+        for s, total in zip(present, _apportion(sizes, len(labels)), strict=True):
+            places = np.flatnonzero(sets == s)
+            _, classes, counts = np.unique(labels[places], return_inverse=True, return_counts=True)
+            if total < len(counts):
+                raise UserError(
+                    f"A data set's weight of {weights[s]} gives it {total} draws an epoch, fewer "
+                    f"than its {len(counts)} classes: raise the weight in config.data.also."
+                )
+            self._members += [places[classes == k] for k in range(len(counts))]
+            self._num_draws += _apportion(counts ** (1.0 - sampling), total).tolist()
         self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
         self._length = len(labels)
 
@@ -171,6 +203,7 @@ def train_batches(
     start: int,
     num_threads: int,
     sampling: float = 0.0,
+    weights: Sequence[float] = (1.0,),
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -188,6 +221,7 @@ def train_batches(
         start: the batch to begin with.
         num_threads: that decode.
         sampling: how far rare classes are drawn more often (`Order`).
+        weights: of the data sets that the examples come from (`Order`).
         process_index: which share of each global batch is this process's.
         process_count: number of shares.
 
@@ -199,8 +233,9 @@ def train_batches(
     def load(indices: np.ndarray) -> Batch:
         return examples.batch(indices[process_index * local : (process_index + 1) * local])
 
+    order = Order(examples.labels, sampling, seed, examples.sets, weights)
     batches = (
-        grain.MapDataset.source(Order(examples.labels, sampling, seed))
+        grain.MapDataset.source(order)
         .batch(batch_size)
         .map(load)
         .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))

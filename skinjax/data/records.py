@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from skinjax.data import images
 from skinjax.data.archives import build_folder, disk_error
+from skinjax.data.near_duplicates import make_thumbnail
 from skinjax.data.sources.example import Example, Source
 from skinjax.data.table import Row, read_table, write_table
 from skinjax.errors import UserError
@@ -33,8 +35,11 @@ EXAMPLES_PER_SHARD = 8192
 # Broken pictures up to this share are left out with a warning; more of them is a broken copy.
 MAX_SHARE_LEFT_OUT = 0.01
 
+Encode = Callable[[Example], dict[str, Any] | UserError]
+
 _INDEX = "index.csv"
 _ABOUT = "prepared.json"
+_THUMBNAILS = "thumbnails.npy"
 
 
 class Prepared:
@@ -47,6 +52,7 @@ class Prepared:
       has_lesion_ids: Whether the data set says which pictures show the same lesion.
       notes: Sentences about what was left out, for the user to read.
       table: One row a picture, in record order.
+      set_names: The data sets that it is made of; its own name alone.
     """
 
     def __init__(self, directory: str | Path):
@@ -64,6 +70,7 @@ class Prepared:
                 f"{self.directory} holds no prepared data set that can be read: {mend}."
             ) from error
         self.name: str = about["name"]
+        self.set_names: tuple[str, ...] = (self.name,)
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.has_lesion_ids: bool = about["has_lesion_ids"]
         self.notes: list[str] = about["notes"]
@@ -88,6 +95,14 @@ class Prepared:
     def __len__(self) -> int:
         """The number of pictures."""
         return len(self.table)
+
+    def set_index(self, position: int) -> int:
+        """The index of a picture's data set in `set_names`."""
+        return 0
+
+    def thumbnails(self) -> np.ndarray:
+        """What two data sets are compared by: uint8 [N, 32, 32], see `near_duplicates`."""
+        return np.load(self.directory / _THUMBNAILS, allow_pickle=False)
 
     def read(self, position: int) -> tuple[bytes, bytes | None]:
         """Reads the encoded picture and mask (None where there is none) at a position of the table.
@@ -114,7 +129,11 @@ class Prepared:
 
 
 def prepare(
-    source: Source, cache_dir: str | Path, size: int, num_threads: int | None = None
+    source: Source,
+    cache_dir: str | Path,
+    size: int,
+    num_threads: int | None = None,
+    max_pixels: int = images.MAX_PIXELS,
 ) -> Prepared:
     """Makes the records of a source in the cache, or finds them there.
 
@@ -127,6 +146,7 @@ def prepare(
       cache_dir: The cache; the records go to its `prepared`.
       size: Pixels of the shorter side, at most.
       num_threads: Threads that decode and encode; the number of cores if None.
+      max_pixels: The largest height times width of a picture or mask that is read.
 
     Returns:
       The prepared data set.
@@ -136,7 +156,7 @@ def prepare(
         pictures are broken, or the cache cannot be written.
     """
     cache_dir = Path(cache_dir).expanduser()
-    key = f"{source.name}\n{source.fingerprint()}\n{_code_digest()}\n{size}"
+    key = f"{source.name}\n{source.fingerprint()}\n{_code_digest()}\n{size}\n{max_pixels}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     directory = cache_dir / "prepared" / f"{source.name}-{digest}"
     if not directory.is_dir():
@@ -145,7 +165,11 @@ def prepare(
             raise UserError(f"The data set {source.name} holds no pictures: check its folder.")
         try:
             with build_folder(directory) as folder:
-                _build(source, examples, folder, size, num_threads or os.cpu_count() or 1)
+                encode = functools.partial(_encode, size=size, max_pixels=max_pixels)
+                num_threads = num_threads or os.cpu_count() or 1
+                about = _build(source, examples, folder, encode, num_threads)
+                about["size"] = size
+                (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise disk_error(directory.parent, error) from error
     prepared = Prepared.open(directory)
@@ -230,16 +254,19 @@ def _as_os_error() -> Iterator[None]:
 
 
 def _build(
-    source: Source, examples: Sequence[Example], folder: Path, size: int, num_threads: int
-) -> None:
-    """Fills `folder` with the records, their table and what `Prepared` needs to know."""
+    source: Source, examples: Sequence[Example], folder: Path, encode: Encode, num_threads: int
+) -> dict[str, Any]:
+    """Fills `folder` with the records and their table; returns what `Prepared` needs to know."""
     rows: list[Row] = []
+    thumbnails: list[np.ndarray] = []
     broken: list[UserError] = []
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
         stack.callback(pool.shutdown, cancel_futures=True)
         update = stack.enter_context(progress(f"preparing {source.name}", len(examples)))
-        encoded = _encode_all(source, examples, size, pool, 4 * num_threads, rows, broken, update)
+        encoded = _encode_all(
+            source, examples, encode, pool, 4 * num_threads, rows, thumbnails, broken, update
+        )
         builder = _Builder(source.name, len(examples), encoded, data_dir=folder / "tfds")
         builder.download_and_prepare()
     made = Path(builder.data_dir)
@@ -257,28 +284,28 @@ def _build(
     if broken:
         notes.append(_broken_note(source, broken, len(examples)))
     write_table(folder / _INDEX, rows)
-    about = {
+    np.save(folder / _THUMBNAILS, np.stack(thumbnails))
+    return {
         "name": source.name,
         "classes": source.classes,
         "has_lesion_ids": source.has_lesion_ids,
-        "size": size,
         "notes": notes,
         "shards": shards,
     }
-    (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _encode_all(
     source: Source,
     examples: Sequence[Example],
-    size: int,
+    encode: Encode,
     pool: ThreadPoolExecutor,
     num_ahead: int,
     rows: list[Row],
+    thumbnails: list[np.ndarray],
     broken: list[UserError],
     update: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
-    """Encodes in threads, a bounded number ahead; fills `rows` and `broken` in the same order."""
+    """Encodes in threads, a bounded number ahead; fills the three lists in the same order."""
     # An error after each broken picture would show one at a time; a whole broken copy stops early.
     num_allowed = int(MAX_SHARE_LEFT_OUT * len(examples))
     num_listed = num_allowed + 20
@@ -298,7 +325,7 @@ def _encode_all(
                     f"The image {example.image_id} has the label {example.label!r}, which is none "
                     f"of {', '.join(source.classes)}: correct it in the table of {source.name}."
                 )
-            queue.append((example, pool.submit(_encode, example, size)))
+            queue.append((example, pool.submit(encode, example)))
         if not queue:
             break
         example, future = queue.popleft()
@@ -312,12 +339,13 @@ def _encode_all(
         lesion_id = example.lesion_id or example.image_id
         metadata = dict(example.metadata)
         rows.append(Row(example.image_id, lesion_id, example.label, example.part, metadata))
+        thumbnails.append(result.pop("thumbnail"))
         yield result
     if len(broken) > num_allowed:
         raise UserError(_broken_note(source, broken, len(examples)))
 
 
-def _encode(example: Example, size: int) -> dict[str, Any] | UserError:
+def _encode(example: Example, size: int, max_pixels: int) -> dict[str, Any] | UserError:
     """Loads, checks and encodes one example; returns the error where the picture is broken."""
     try:
         image_bytes, mask_bytes = example.load()
@@ -325,12 +353,14 @@ def _encode(example: Example, size: int) -> dict[str, Any] | UserError:
         names = " or ".join(filter(None, (example.image_name, example.mask_name)))
         raise UserError(f"Cannot read {names} ({error.strerror or error}).") from error
     try:
-        image = images.decode_image(image_bytes, example.image_name)
+        image = images.decode_image(image_bytes, example.image_name, max_pixels=max_pixels)
     except UserError as error:
         return error
     if mask_bytes is not None:
-        mask = images.decode_mask(mask_bytes, example.mask_name or example.image_name)
-        if not _same_aspect(image.shape[:2], mask.shape):
+        mask = images.decode_mask(
+            mask_bytes, example.mask_name or example.image_name, max_pixels=max_pixels
+        )
+        if not images.same_aspect(image.shape[:2], mask.shape):
             raise UserError(
                 f"The mask {example.mask_name} has {mask.shape[1]} x {mask.shape[0]} pixels and "
                 f"its picture {example.image_name} {image.shape[1]} x {image.shape[0]}: their "
@@ -339,15 +369,12 @@ def _encode(example: Example, size: int) -> dict[str, Any] | UserError:
     reduced = images.shrink(image, size)
     if reduced is not image or not images.is_plain(image_bytes):
         image_bytes = images.encode_image(reduced)
-    return {"image": image_bytes, "mask": mask_bytes, "image_id": example.image_id}
-
-
-def _same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two sizes (height, width) differ by a scale alone, up to a pixel of the smaller."""
-    (height, width), (other_height, other_width) = sorted((size, other))
-    by_width = abs(height - other_height * width / other_width)
-    by_height = abs(width - other_width * height / other_height)
-    return min(by_width, by_height) <= 1
+    return {
+        "image": image_bytes,
+        "mask": mask_bytes,
+        "image_id": example.image_id,
+        "thumbnail": make_thumbnail(image),
+    }
 
 
 def _broken_note(source: Source, broken: list[UserError], num_examples: int) -> str:
@@ -364,6 +391,7 @@ def _code_digest() -> str:
     """A digest of the code that decides what is in the records."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in (Path(__file__), here / "images.py", *sorted((here / "sources").glob("*.py"))):
+    modules = (Path(__file__), here / "images.py", here / "near_duplicates.py")
+    for path in (*modules, *sorted((here / "sources").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

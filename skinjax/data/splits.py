@@ -70,6 +70,13 @@ def make_splits(
             "The data set comes with its official split, so that it cannot be divided into folds: "
             "set config.data.folds=0."
         )
+    if splits["train"] and not (splits["val"] and splits["test"]):
+        # All that is not official, and the official training part, give what is lacking.
+        undecided = sorted(undecided + splits.pop("train"))
+        val = 0.0 if splits["val"] else fractions[1]
+        test = 0.0 if splits["test"] else fractions[2]
+        fractions = (1 - val - test, val, test)
+        splits = {name: splits.get(name, []) for name in SPLITS}
 
     positions: dict[str, list[int]] = defaultdict(list)
     for position in undecided:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from skinjax.data.images import MAX_PIXELS
 from skinjax.errors import UserError
 
 
@@ -68,8 +69,12 @@ def _shared_config(task: str) -> ConfigDict:
         dict(
             dataset="ham10000",
             source="",  # folder, zip or folder of zips, as downloaded
+            # Further data sets, whose training parts are learnt from as well: (name, source,
+            # weight) each; the weight multiplies how often its pictures are drawn.
+            also=(),
             cache_dir="~/.cache/skinjax",  # of unpacked and prepared data
             size=256,  # shorter side of a prepared image, at most
+            max_pixels=2**26,  # larger pictures and masks are refused: what may be a bomb
             num_images=0,  # that the phantom makes; other data sets have their own number
             split="lesion",  # what is split: 'lesion', or 'image' to repeat others' work
             split_seed=0,
@@ -78,6 +83,16 @@ def _shared_config(task: str) -> ConfigDict:
             sampling=0.0,  # of rare classes in training: 0 as they are, 0.5 square root, 1 balanced
             cache="host",  # 'host': decoded once, kept in memory; 'none': decoded each time
             num_threads=4,  # that decode
+        )
+    )
+    config.data.table = ConfigDict(  # of the data set 'folder'
+        dict(
+            table="",  # a CSV or TSV; unless told, the only one in the folder
+            image_column="image",
+            label_column="label",
+            group_column="",  # lesion or patient: what must not be divided by the split
+            mask_column="",
+            part_column="",  # of values train, val, test, where there is an official split
         )
     )
     config.augmentation = ConfigDict(
@@ -140,6 +155,12 @@ def check_config(config: ConfigDict) -> None:
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")
     within(0, 1, "data.sampling")
+    within(1, MAX_PIXELS, "data.max_pixels")
+    also = config.data.also
+    whole = all(len(entry) == 3 and entry[2] > 0 for entry in also)
+    _require("data.also", also, whole, "(dataset, source, weight above 0) for each data set")
+    names = [config.data.dataset, *(entry[0] for entry in also)] if whole else []
+    _require("data.also", also, len({*names}) == len(names), "of data sets that all differ")
     if config.task == "segmentation":
         choose("model.attention", "se", "scse", "none")
         positive("model.base_features")

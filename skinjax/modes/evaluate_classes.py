@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
 from skinjax.errors import UserError
 from skinjax.modes.inference import TrainedRun
@@ -41,23 +42,28 @@ def evaluate_classes(
     Raises:
         UserError: where an image has no label.
     """
-    classes = run.prepared.classes
+    match = match_classes(run.classes, run.prepared.classes)
+    classes = match.names
+    positions = _scorable(run, match, positions)
     calibration = _calibration(run)
-    log_probabilities, labels = _predictions(run, positions, f"evaluating {output.name}")
-    raw = np.exp(log_probabilities)
-    probabilities = apply_temperature(log_probabilities, calibration["temperature"])
+    log_probabilities, labels = _predictions(run, match, positions, f"evaluating {output.name}")
+    all_calibrated = apply_temperature(log_probabilities, calibration["temperature"])
+    raw = _common(np.exp(log_probabilities), match)
+    probabilities = _common(all_calibrated, match)
     rows = [run.prepared.table[position] for position in positions]
     lesion_ids = [row.lesion_id for row in rows]
     scores, undefined = figures(probabilities, labels, lesion_ids, classes)
     result: dict[str, Any] = dict(scores)
-    uncalibrated = calibration_figures(raw / raw.sum(1, keepdims=True), labels)
+    uncalibrated = calibration_figures(raw, labels)
     result |= {f"{name}_uncalibrated": value for name, value in uncalibrated.items()}
     result["temperature"] = calibration["temperature"]
     threshold = calibration["melanoma_threshold"]
     if threshold is not None and MELANOMA in classes:
-        k = classes.index(MELANOMA)
+        # As the threshold was chosen: among all of the model's classes.
         sensitivity, specificity = sensitivity_and_specificity(
-            probabilities[:, k], labels == k, threshold
+            all_calibrated[:, run.classes.index(MELANOMA)],
+            labels == classes.index(MELANOMA),
+            threshold,
         )
         result["melanoma_threshold_from_val"] = threshold
         result["melanoma_sensitivity_at_val_threshold"] = sensitivity
@@ -65,25 +71,69 @@ def evaluate_classes(
     result["undefined"] = undefined
 
     predicted = probabilities.argmax(1)
-    write_text(output / "predictions.csv", _predictions_csv(run, positions, labels, probabilities))
+    table = _predictions_csv(run, classes, positions, labels, probabilities)
+    write_text(output / "predictions.csv", table)
     title = f"{run.workdir.name}, {output.name}"
     drawing.confusion(output / "confusion.png", labels, predicted, classes, title)
     drawing.roc(output / "roc.png", probabilities, labels, classes, title)
     drawing.reliability(output / "reliability.png", raw, probabilities, labels, title)
     mistakes = drawing.most_confident_mistakes(probabilities, labels, NUM_MISTAKES)
-    sheet = [_mistake(run, positions[i], labels[i], probabilities[i]) for i in mistakes]
+    sheet = [_mistake(run, classes, positions[i], labels[i], probabilities[i]) for i in mistakes]
     drawing.mistake_sheet(output / "mistakes.png", sheet, title)
-    return result, _summary(result, classes)
+    summary = _summary(result, classes)
+    if run.classes != run.prepared.classes:
+        told = match.describe(run.classes, run.prepared.classes)
+        summary = f"classes in which both are told:\n{told}\n{summary}"
+        result["class_match"] = told.split("\n")
+    return result, summary
 
 
-def _predictions(run: TrainedRun, positions: list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Log probabilities float32 [N, K] and labels int [N] of the images at some positions."""
-    labels = []
-    for position in positions:
-        row = run.prepared.table[position]
-        if row.label is None:
-            raise UserError(f"{row.image_id} has no label to be scored against.")
-        labels.append(run.prepared.classes.index(row.label))
+def _scorable(run: TrainedRun, match: ClassMatch, positions: list[int]) -> list[int]:
+    """The images whose class is one that the model knows.
+
+    Raises:
+        UserError: where an image has no label, or none has a class that the model knows.
+    """
+    classes = run.prepared.classes
+    unlabelled = [p for p in positions if run.prepared.table[p].label is None]
+    if unlabelled:
+        raise UserError(
+            f"{len(unlabelled):,} of the {len(positions):,} images have no label to be scored "
+            f"against (the first is {run.prepared.table[unlabelled[0]].image_id}): give them one "
+            "in the data set's table, or take them out."
+        )
+    known = [
+        p for p in positions if match.of_data[classes.index(run.prepared.table[p].label or "")] >= 0
+    ]
+    if not known:
+        raise UserError(
+            f"No image of {run.prepared.name} has a class that the model knows: the model's are "
+            f"{', '.join(run.classes)}, the data set's {', '.join(classes)}. "
+            "skinjax/data/classes.py holds the table of names."
+        )
+    return known
+
+
+def _common(probabilities: np.ndarray, match: ClassMatch) -> np.ndarray:
+    """Probabilities [N, K] of the model's classes as those of the common ones, each row of sum 1.
+
+    What the model gives to classes that the data set does not have is divided among the others in
+    proportion: a set without them is known to be one.
+    """
+    common = np.zeros((len(probabilities), len(match.names)))
+    for column, index in zip(probabilities.T, match.of_model, strict=True):
+        if index >= 0:
+            common[:, index] += column
+    return common / common.sum(1, keepdims=True)
+
+
+def _predictions(
+    run: TrainedRun, match: ClassMatch, positions: list[int], what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log probabilities float32 [N, K] of the model's classes and labels int [N] in the common."""
+    names = [run.prepared.table[position].label for position in positions]
+    indices = [run.prepared.classes.index(name) for name in names if name is not None]
+    labels = [match.of_data[index] for index in indices]
     outputs = []
     with progress(what, len(positions)) as update:
         for output, _, _ in run.predict(positions):
@@ -99,11 +149,14 @@ def _calibration(run: TrainedRun) -> dict[str, Any]:
     if path.exists():
         calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return calibration
-    log_probabilities, labels = _predictions(run, run.positions("val"), "calibrating on val")
+    own = run if run.is_own else TrainedRun(run.workdir, str(run.step), run.tta)
+    match = match_classes(own.classes, own.prepared.classes)
+    positions = _scorable(own, match, own.positions("val"))
+    log_probabilities, labels = _predictions(own, match, positions, "calibrating on val")
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
-    if MELANOMA in run.prepared.classes:
-        k = run.prepared.classes.index(MELANOMA)
+    if MELANOMA in run.classes:
+        k = run.classes.index(MELANOMA)
         probabilities = apply_temperature(log_probabilities, temperature)
         threshold = threshold_for_sensitivity(probabilities[:, k], labels == k)
     calibration = {
@@ -118,9 +171,12 @@ def _calibration(run: TrainedRun) -> dict[str, Any]:
 
 
 def _predictions_csv(
-    run: TrainedRun, positions: list[int], labels: np.ndarray, probabilities: np.ndarray
+    run: TrainedRun,
+    classes: tuple[str, ...],
+    positions: list[int],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
 ) -> str:
-    classes = run.prepared.classes
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["image_id", "lesion_id", "truth", "predicted", *classes])
@@ -133,9 +189,13 @@ def _predictions_csv(
 
 
 def _mistake(
-    run: TrainedRun, position: int, label: int, probabilities: np.ndarray
+    run: TrainedRun,
+    classes: tuple[str, ...],
+    position: int,
+    label: int,
+    probabilities: np.ndarray,
 ) -> drawing.Mistake:
-    row, classes = run.prepared.table[position], run.prepared.classes
+    row = run.prepared.table[position]
     image_bytes, _ = run.prepared.read(position)
     predicted = int(probabilities.argmax())
     return drawing.Mistake(

@@ -7,23 +7,34 @@ from typing import Any
 import jax
 import numpy as np
 
+from skinjax.data.combined import Combined
 from skinjax.data.pipeline import eval_batches, prefetch
+from skinjax.data.records import Prepared
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.errors import UserError
-from skinjax.modes import build
-from skinjax.modes.workdir import read_config
+from skinjax.modes import build, datasets
+from skinjax.modes.workdir import read_classes, read_config
 
 PyTree = Any
 
 
 class TrainedRun:
-    """A run's model at one of its checkpoints, over the run's own data set.
+    """A run's model at one of its checkpoints, over the run's own data or another data set.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: 'best' by the run's metric on val, 'last', or a step.
+        tta: whether predictions are averaged over views.
+        dataset: the name of a data set that the run was not trained on; empty for its own data.
+        source: the folder or zip of that data set.
 
     Attributes:
         workdir: the run's folder.
         config: its configuration.
-        prepared: its data set.
+        classes: that it tells apart.
+        prepared: the data.
+        is_own: whether that is the run's own.
         task: what it was trained for.
         step: of the checkpoint.
         is_best: whether that is the best checkpoint.
@@ -33,27 +44,56 @@ class TrainedRun:
         UserError: where the run, the checkpoint or the data is not there.
     """
 
-    def __init__(self, workdir: Path, checkpoint: str = "best", tta: bool = False):
-        self.workdir, self.tta = workdir, tta
+    def __init__(
+        self,
+        workdir: Path,
+        checkpoint: str = "best",
+        tta: bool = False,
+        dataset: str = "",
+        source: str = "",
+    ):
+        self.workdir, self.tta, self.is_own = workdir, tta, not dataset
         self.config = read_config(workdir)
         self._mesh = parallel.create_mesh(parallel.dividing_devices(self.config.batch_size))
         sharding = parallel.replicated_sharding(self._mesh)
         self.step, self.is_best, self._variables = restore_variables(workdir, checkpoint, sharding)
-        self.prepared = build.prepare_data(self.config)
-        self.task = build.create_task(self.config, self.prepared.classes)
+        self.classes = read_classes(workdir)
+        self.prepared: Prepared | Combined
+        if self.is_own:
+            self.prepared = datasets.prepare_data(self.config)
+        else:
+            self.prepared = datasets.prepare_set(self.config, dataset, source)
+        self.task = build.create_task(self.config, self.classes)
         self._predict = jax.jit(
             lambda variables, images: self.task.predict(variables, images, tta=tta),
             out_shardings=sharding,
         )
 
     def positions(self, split: str) -> list[int]:
-        """Where the images of a split are in the data set."""
-        return build.read_split(self.workdir / "splits.csv", self.prepared, split)
+        """Where the images of a split are in the data.
+
+        Raises:
+            UserError: where there is no such split, or another data set's images were trained on.
+        """
+        if self.is_own:
+            return datasets.read_split(self.workdir / "splits.csv", self.prepared, split)
+        positions = list(range(len(self.prepared)))
+        if split != "all":
+            positions = datasets.split_data(self.config, self.prepared)[split]
+        trained = datasets.prepare_data(self.config)
+        datasets.refuse_shared(
+            trained,
+            datasets.read_split(self.workdir / "splits.csv", trained, "train"),
+            self.prepared,
+            positions,
+            f"the {len(positions):,} images of {self.prepared.name}",
+        )
+        return positions
 
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Yields, for each position, the task's prediction, the content box and the position."""
         config = self.config
-        examples = build.create_examples(
+        examples = datasets.create_examples(
             config, self.prepared, positions, with_masks=False, cache=False
         )
         batches = eval_batches(examples, config.batch_size, config.data.num_threads)

@@ -13,6 +13,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
+from skinjax.data.combined import Combined
 from skinjax.data.pipeline import eval_batches, prefetch, train_batches
 from skinjax.data.records import Prepared
 from skinjax.engine import optim, parallel
@@ -22,10 +23,10 @@ from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.engine.state import TrainState
 from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
 from skinjax.errors import UserError
-from skinjax.modes import build
+from skinjax.modes import build, datasets
 from skinjax.modes.config import check_config
 from skinjax.modes.inference import restore_variables
-from skinjax.modes.workdir import locked, open_workdir, write_config, write_text
+from skinjax.modes.workdir import locked, open_workdir, write_classes, write_config, write_text
 from skinjax.tasks.initialise import from_state_dict, from_variables
 
 
@@ -104,21 +105,22 @@ class _Run:
     def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh):
         self.config, self.workdir, self.mesh = config, workdir, mesh
         resumed = open_workdir(workdir, config)
-        prepared = build.prepare_data(config)
-        splits = build.split_data(config, prepared)
+        prepared = datasets.prepare_data(config)
+        splits = datasets.split_data(config, prepared)
         if resumed:
             _check_splits(workdir / "splits.csv", prepared, splits)
         else:
             splitting.write_splits(workdir / "splits.csv", prepared.table, splits)
+        write_classes(workdir / "classes.json", prepared.classes)
         write_config(workdir / "config.json", config)
         counts = ", ".join(f"{name} {len(positions):,}" for name, positions in splits.items())
-        print(f"{config.data.dataset}: {counts} images, split by {config.data.split}", flush=True)
+        print(f"{prepared.name}: {counts} images, split by {config.data.split}", flush=True)
 
         self.training = build.create_training(config, prepared, splits["train"])
         self.task, self.durations = self.training.task, self.training.durations
         keep = config.data.cache == "host"
         self.train_examples, self.val_examples = (
-            build.create_examples(config, prepared, splits[name], self.task.uses_masks, keep)
+            datasets.create_examples(config, prepared, splits[name], self.task.uses_masks, keep)
             for name in ("train", "val")
         )
 
@@ -206,6 +208,7 @@ class _Run:
             start=examples_seen // config.batch_size,
             num_threads=config.data.num_threads,
             sampling=config.data.sampling,
+            weights=(1.0, *(weight for _, _, weight in config.data.also)),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -254,10 +257,10 @@ class _Run:
         return parallel.put_batch(batch, self.mesh)
 
 
-def _check_splits(path: Path, prepared: Prepared, splits: dict[str, list[int]]) -> None:
+def _check_splits(path: Path, prepared: Prepared | Combined, splits: dict[str, list[int]]) -> None:
     """Refuses to go on where the data set no longer gives the split that the run began with."""
     for name, positions in splits.items():
-        if build.read_split(path, prepared, name) != positions:
+        if datasets.read_split(path, prepared, name) != positions:
             raise UserError(
                 f"The {name} split is no longer the one in {path}: the data set has changed "
                 "since the run began. "

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from skinjax.errors import UserError
 from skinjax.modes.config import flatten
 
 LOCK = ".lock"
+_WRITTEN_FIRST = (LOCK, "splits.csv", "classes.json")  # before config.json, which makes it a run
 
 # Fields that change neither what is learnt nor how it is scored.
 MAY_CHANGE = (
@@ -49,7 +50,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
             "written."
         ) from error
     # A run that was killed before its config.json was written has left no more than these.
-    others = sorted(p.name for p in workdir.iterdir() if p.name not in (LOCK, "splits.csv"))
+    others = sorted(p.name for p in workdir.iterdir() if p.name not in _WRITTEN_FIRST)
     others = [name for name in others if not name.endswith(".tmp")]
     if others:
         raise UserError(
@@ -89,6 +90,27 @@ def write_config(path: Path, config: ConfigDict) -> None:
     write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
+def write_classes(path: Path, classes: Sequence[str]) -> None:
+    """Writes the names of the classes that the run tells apart, in the order of its logits."""
+    write_text(path, json.dumps(list(classes)) + "\n")
+
+
+def read_classes(workdir: Path) -> tuple[str, ...]:
+    """Reads what `write_classes` wrote.
+
+    Raises:
+        UserError: where it is missing or damaged.
+    """
+    path = workdir / "classes.json"
+    try:
+        return tuple(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): start the run's training command again, which "
+            "writes it, or restore it from a copy."
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -119,7 +141,7 @@ def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples that a configuration has."""
     if isinstance(value, dict):
         return {name: _tuples(v) for name, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def check_resume(workdir: Path, config: ConfigDict) -> None:

@@ -17,11 +17,15 @@ class Memory:
     """A prepared data set in memory: picture k is k everywhere, its mask its left half."""
 
     classes = ("a", "b", "c")
+    second_set_from = 10**6
 
     def __init__(self, labels, with_masks=True):
         self.table = [Row(f"i{k}", f"l{k}", label, None, {}) for k, label in enumerate(labels)]
         self.with_masks = with_masks
         self.num_reads = 0
+
+    def set_index(self, position):
+        return int(position >= self.second_set_from)
 
     def read(self, position):
         self.num_reads += 1
@@ -162,6 +166,45 @@ def test_sampling_gives_classes_their_share_and_examples_equal_turns(counts, sam
     for k in range(len(counts)):
         of_class = draws[labels == k]
         assert of_class.max() - of_class.min() <= 1
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=4),
+    weights=st.lists(st.floats(0.2, 5.0), min_size=4, max_size=4),
+    sampling=st.sampled_from([0.0, 0.5]),
+)
+def test_data_sets_get_draws_by_their_size_and_weight(counts, weights, sampling):
+    sets = np.repeat(np.arange(len(counts)), counts)
+    order = Order(np.zeros(len(sets), int), sampling, 0, sets, weights)
+    num = len(sets)
+    found = np.bincount(sets[[order[place] for place in range(num)]], minlength=len(counts))
+    wanted = np.array(counts) * weights[: len(counts)]
+    wanted = wanted / wanted.sum() * num
+    assert found.sum() == num and (found >= 1).all()
+    if (wanted >= 1).all():
+        assert np.abs(found - wanted).max() <= 1
+
+
+def test_one_data_set_of_any_weight_is_as_if_it_had_none():
+    labels = np.arange(30) % 4
+    plain = Order(labels, 0.5, 3)
+    weighed = Order(labels, 0.5, 3, np.zeros(30, int), [0.2])
+    assert [plain[i] for i in range(90)] == [weighed[i] for i in range(90)]
+
+
+def test_a_weight_too_small_for_the_classes_is_refused():
+    labels, sets = np.arange(10) % 5, np.repeat([0, 1], 5)
+    with pytest.raises(UserError, match=r"weight of 0\.01 .* fewer than its 5 classes"):
+        Order(labels, 0.0, 0, sets, [1.0, 0.01])
+
+
+def test_weights_reach_the_batches():
+    examples = create_examples(["a"] * 12)
+    examples._prepared.second_set_from = 6
+    np.testing.assert_array_equal(examples.sets, np.repeat([0, 1], 6))
+    batches = train_batches(examples, 4, seed=0, start=0, num_threads=1, weights=(1.0, 3.0))
+    seen = np.concatenate(drawn(batches, 3))
+    assert np.sum(seen >= 6) == 9
 
 
 def test_prefetch_keeps_the_order_and_runs_ahead():

@@ -155,6 +155,25 @@ def test_fractions():
         make_splits(table, fractions=(0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize("lacking", [("val",), ("test",), ("val", "test")])
+def test_what_the_official_parts_lack_is_taken_from_their_training_part(lacking):
+    official = [name for name in SPLITS if name not in lacking]
+    table = [
+        row(i, i // 2, "nv", "train" if i < 200 or len(official) == 1 else official[1])
+        for i in range(240)
+    ]
+    splits = make_splits(table)
+    assert sorted(itertools.chain(*splits.values())) == list(range(240))
+    num_train = sum(entry.part == "train" for entry in table)
+    for name in lacking:
+        assert len(splits[name]) == pytest.approx(num_train / 10, abs=2)
+        assert all(table[position].part == "train" for position in splits[name])
+    for name in official[1:]:
+        assert splits[name] == list(range(200, 240))
+    assert leaked_share(table, splits) == 0
+    assert make_splits(table, seed=1) != splits
+
+
 def test_official_parts_are_kept_and_the_rest_is_divided():
     parts = ["test", "train", "val", "train", "test"]
     table = [row(i, i, "nv", part) for i, part in enumerate(parts)]

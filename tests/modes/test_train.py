@@ -16,7 +16,7 @@ from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.monitor import Monitor
 from skinjax.errors import Interrupted, UserError
-from skinjax.modes import build
+from skinjax.modes import build, datasets
 from skinjax.modes.config import segmentation_config
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.train import _Run, train
@@ -74,8 +74,8 @@ def whole_run(cache_dir, tmp_path_factory):
 def restore(workdir, step=None):
     """The whole state of a checkpoint, and its progress."""
     config = read_config(workdir)
-    prepared = build.prepare_data(config)
-    positions = build.read_split(workdir / "splits.csv", prepared, "train")
+    prepared = datasets.prepare_data(config)
+    positions = datasets.read_split(workdir / "splits.csv", prepared, "train")
     create = build.create_training(config, prepared, positions).create_state
     sharding = parallel.replicated_sharding(parallel.create_mesh(TWO))
     directory = workdir / "checkpoints"

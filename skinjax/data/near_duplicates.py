@@ -1,0 +1,164 @@
+"""Pictures that show the same photograph: re-encoded, resized, flipped or turned.
+
+A perceptual hash of the eight orientations finds candidates, and the correlation of the aligned
+thumbnails decides: lesions look alike to a hash, a dark spot in the middle of light skin. Among
+2,851 HAM10000 pictures 628 pairs had hashes within 10 bits, most of them of different lesions; 11
+of those correlated above 0.985, 10 of them of one lesion.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+THUMBNAIL_SIZE = 32  # pixels a side; what the hash looks at
+
+# Bits of 64 in which the hashes of two candidates may differ, and what confirms them. Of 200
+# HAM10000 pictures all were found again as JPEGs of quality 30, at a third of their size, squashed
+# to a square, flipped, turned and 15% brighter. Crops are the limit: with 98% of each side kept 98%
+# were found, with 97% 81%, with 95% half, with 90% one in a hundred.
+MAX_HASH_DISTANCE = 10
+MIN_CORRELATION = 0.98
+
+# The eight orientations of a picture, the upright one first.
+ORIENTATIONS = (
+    None,
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+)
+
+_DISC_RADIUS = 0.45  # of the side
+_HASHES_AT_ONCE = 2**21  # 16 MB of distances' operands
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that show the same photograph.
+
+    Attributes:
+      first: The index of one.
+      second: The index of the other, larger than `first`.
+      orientation: The index in `ORIENTATIONS` of how the second is turned to lie as the first.
+      correlation: Of their thumbnails, so turned.
+    """
+
+    first: int
+    second: int
+    orientation: int
+    correlation: float
+
+
+def make_thumbnail(image: np.ndarray) -> np.ndarray:
+    """Reduces a picture to what is compared.
+
+    Args:
+      image: uint8 [H, W, 3].
+
+    Returns:
+      uint8 [32, 32], grey, the whole frame squashed to a square.
+    """
+    grey = Image.fromarray(image).convert("L")
+    size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    return np.asarray(grey.resize(size, Image.Resampling.BOX))
+
+
+def make_hashes(thumbnail: np.ndarray) -> np.ndarray:
+    """The perceptual hash of each orientation (DCT of the thumbnail, 8x8 lowest frequencies).
+
+    Args:
+      thumbnail: uint8 [32, 32].
+
+    Returns:
+      uint64 [8], in the order of `ORIENTATIONS`.
+    """
+    image = Image.fromarray(thumbnail)
+    turned = [image if how is None else image.transpose(how) for how in ORIENTATIONS]
+    bits = np.stack([imagehash.phash(view).hash.ravel() for view in turned])
+    return np.packbits(bits, axis=1).view(np.uint64).ravel()
+
+
+def find_pairs(
+    thumbnails: np.ndarray, hashes: np.ndarray, update: Callable[[int], None] = lambda count: None
+) -> Iterator[Pair]:
+    """Finds all pairs of pictures that show the same photograph.
+
+    Args:
+      thumbnails: uint8 [N, 32, 32].
+      hashes: uint64 [N, 8], of `make_hashes`.
+      update: Is told how many more pictures were compared with all that come after them.
+
+    Yields:
+      The pairs, each once, in its best orientation, ordered by their first picture.
+    """
+    count = len(thumbnails)
+    views = _oriented(thumbnails)
+    flat = np.ascontiguousarray(hashes).reshape(-1)
+    first = 0
+    while first < count:
+        num_rows = max(1, min(_HASHES_AT_ONCE // (8 * (count - first)), count - first))
+        rows = slice(first, first + num_rows)
+        distances = np.bitwise_count(hashes[rows, :1] ^ flat[None, 8 * first :])
+        row, column = np.nonzero(distances <= MAX_HASH_DISTANCE)
+        yield from _confirmed(views, first + row, first + column // 8, column % 8)
+        update(num_rows)
+        first += num_rows
+
+
+def _oriented(thumbnails: np.ndarray) -> np.ndarray:
+    """The thumbnails of mean 0 and norm 1 within a disc, as float16 [N, 32, 32] to spare memory.
+
+    Outside of it, the dark corners that many dermatoscopes leave would make all their pictures
+    alike.
+    """
+    centres = np.arange(THUMBNAIL_SIZE) - (THUMBNAIL_SIZE - 1) / 2
+    disc = np.hypot(centres[:, None], centres) <= _DISC_RADIUS * THUMBNAIL_SIZE
+    views = np.empty(thumbnails.shape, np.float16)
+    for index, thumbnail in enumerate(thumbnails):
+        centred = np.where(disc, thumbnail - thumbnail[disc].mean(), 0).astype(np.float32)
+        views[index] = centred / max(float(np.linalg.norm(centred)), 1e-6)
+    return views
+
+
+def _confirmed(
+    views: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, orientations: np.ndarray
+) -> Iterator[Pair]:
+    """The candidates that correlate once aligned; each pair once, in its best orientation."""
+    different = seconds > firsts
+    firsts, seconds, orientations = firsts[different], seconds[different], orientations[different]
+    correlations = np.zeros(len(firsts), np.float32)
+    for orientation, how in enumerate(ORIENTATIONS):
+        chosen = np.flatnonzero(orientations == orientation)
+        for part in np.array_split(chosen, len(chosen) // 4096 + 1):
+            ours = views[firsts[part]].astype(np.float32)
+            theirs = _turn(views[seconds[part]], how).astype(np.float32)
+            correlations[part] = np.einsum("nij,nij->n", ours, theirs)
+    best: dict[tuple[int, int], Pair] = {}
+    for index in np.flatnonzero(correlations >= MIN_CORRELATION):
+        key = int(firsts[index]), int(seconds[index])
+        pair = Pair(*key, int(orientations[index]), float(correlations[index]))
+        if key not in best or best[key].correlation < pair.correlation:
+            best[key] = pair
+    yield from (best[key] for key in sorted(best))
+
+
+def _turn(views: np.ndarray, how: Image.Transpose | None) -> np.ndarray:
+    """Turns a stack [N, S, S] as Pillow turns a picture."""
+    return views if how is None else _TURNS[how](views)
+
+
+_TURNS: dict[Image.Transpose, Callable[[np.ndarray], np.ndarray]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: lambda x: x[:, :, ::-1],
+    Image.Transpose.FLIP_TOP_BOTTOM: lambda x: x[:, ::-1],
+    Image.Transpose.ROTATE_180: lambda x: x[:, ::-1, ::-1],
+    Image.Transpose.ROTATE_90: lambda x: np.rot90(x, 1, (1, 2)),
+    Image.Transpose.ROTATE_270: lambda x: np.rot90(x, -1, (1, 2)),
+    Image.Transpose.TRANSPOSE: lambda x: x.swapaxes(1, 2),
+    Image.Transpose.TRANSVERSE: lambda x: x[:, ::-1, ::-1].swapaxes(1, 2),
+}

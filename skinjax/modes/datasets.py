@@ -1,0 +1,220 @@
+"""From a configuration to its data: prepared, split, and read as examples."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from skinjax.data import splits as splitting
+from skinjax.data.catalog import create_source
+from skinjax.data.combined import Combined, shared_pictures
+from skinjax.data.pipeline import Examples
+from skinjax.data.records import Prepared, prepare
+from skinjax.data.table import Row
+from skinjax.errors import UserError
+
+
+def prepare_data(config: ConfigDict) -> Prepared | Combined:
+    """Prepares the configuration's data sets, or finds them prepared.
+
+    Raises:
+        UserError: for what is wrong with them.
+    """
+    unit = config.data.split
+    first = prepare_set(config, config.data.dataset, config.data.source, unit)
+    others = [prepare_set(config, name, source, unit) for name, source, _ in config.data.also]
+    return Combined([first, *others]) if others else first
+
+
+def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "image") -> Prepared:
+    """Prepares one data set for the configuration's task, or finds it prepared.
+
+    Args:
+        config: of the run.
+        dataset: the name of the data set.
+        source: its folder or zip; empty for the phantom.
+        unit: 'lesion' where it will be divided by lesions, and so has to tell them.
+
+    Raises:
+        UserError: for what is wrong with it.
+    """
+    cache_dir = Path(os.path.expanduser(config.data.cache_dir))
+    options: dict[str, Any] = {"masks": config.task == "segmentation"}
+    if dataset == "phantom":
+        options = {"num_images": config.data.num_images} if config.data.num_images else {}
+    elif dataset == "folder":
+        options = dict(masks=config.task == "segmentation", **config.data.table)
+    opened = create_source(dataset, source or None, cache_dir, **options)
+    # Where nobody publishes them, `split_data` says what that means for the scores.
+    if unit == "lesion" and not opened.has_lesion_ids and opened.lesion_ids_mend:
+        raise UserError(
+            f"{dataset} in {source} has no lesion ids, so that a split "
+            f"by lesion cannot be made: {opened.lesion_ids_mend}, or set "
+            "config.data.split='image' and know that a lesion may then be on both sides."
+        )
+    return prepare(
+        opened,
+        cache_dir,
+        size=config.data.size,
+        num_threads=config.data.num_threads,
+        max_pixels=config.data.max_pixels,
+    )
+
+
+def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, list[int]]:
+    """Splits the data as the configuration says: positions by 'train', 'val' and 'test'.
+
+    Of the data sets that are added to the first one, the training part alone is used.
+    """
+    if not isinstance(prepared, Combined):
+        return _split_set(config, prepared.name, prepared.table, prepared.has_lesion_ids)
+    splits: dict[str, list[int]] = {}
+    for index, name in enumerate(prepared.set_names):
+        positions = prepared.positions(index)
+        rows = [prepared.table[position] for position in positions]
+        own = _split_set(config, name, rows, prepared.has_lesion_ids, divides=index == 0)
+        moved = {part: [positions[p] for p in members] for part, members in own.items()}
+        if index == 0:
+            splits = moved
+            continue
+        if config.task == "classification":
+            moved["train"] = [p for p in moved["train"] if prepared.table[p].label]
+        splits["train"] += moved["train"]
+    tested = splits["val"] + splits["test"]
+    refuse_shared(prepared, splits["train"], prepared, tested, "the val and test images")
+    return splits
+
+
+def refuse_shared(
+    trained: Prepared | Combined,
+    trained_positions: list[int],
+    tested: Prepared | Combined,
+    tested_positions: list[int],
+    what: str,
+) -> None:
+    """Refuses to train on pictures that are scored as well, by id or by content.
+
+    Raises:
+        UserError: with their count, and the first of them.
+    """
+    shared = shared_pictures(trained, trained_positions, tested, tested_positions)
+    if isinstance(trained, Combined) and trained is tested:
+        # Within a set, its split decides, and an audit tells of its near-duplicates.
+        position_of = {row.image_id: p for p, row in enumerate(trained.table)}
+        set_of = {name: trained.set_index(p) for name, p in position_of.items()}
+        shared = [pair for pair in shared if set_of[pair[0]] != set_of[pair[1]]]
+    if shared:
+        listed = ", ".join(f"{ours} = {theirs}" for ours, theirs in shared[:5])
+        raise UserError(
+            f"{len({theirs for _, theirs in shared}):,} of {what} are in training, too ({listed}"
+            f"{' and more' if len(shared) > 5 else ''}): a score on them would mean nothing. Take "
+            "them out of one of the two data sets; --mode=audit with both as --source lists them."
+        )
+
+
+def _split_set(
+    config: ConfigDict,
+    name: str,
+    table: Sequence[Row],
+    has_lesion_ids: bool,
+    divides: bool = True,
+) -> dict[str, list[int]]:
+    """Splits one data set's rows, and says what its split is worth."""
+    splits = splitting.make_splits(
+        table,
+        unit=config.data.split,
+        seed=config.data.split_seed,
+        folds=config.data.folds if divides else 0,
+        fold=config.data.fold,
+    )
+    if not divides:
+        return splits
+    if not has_lesion_ids:
+        logging.warning(
+            "%s has no lesion ids: lesions of the test images may be in training, nobody can "
+            "tell how many. Scores on them say little about new lesions.",
+            name,
+        )
+    elif share := splitting.leaked_share(table, splits):
+        why = "config.data.split='image'" if config.data.split == "image" else "the official split"
+        logging.warning(
+            "%s: %.1f%% of the test images show a lesion that is also in training. Scores on them "
+            "say little about new lesions.",
+            why,
+            100 * share,
+        )
+    empty = [part for part, positions in splits.items() if not positions]
+    if empty:
+        raise UserError(
+            f"{name} has too few lesions ({len(table)} images in all): "
+            f"its {empty[0]} split is empty. Use more data (config.data.source, "
+            "config.data.num_images)."
+        )
+    return splits
+
+
+def read_split(path: Path, prepared: Prepared | Combined, split: str) -> list[int]:
+    """The positions of a split as a run's splits.csv has it.
+
+    Raises:
+        UserError: where there is no such split, or the data set no longer has its images.
+    """
+    splits = splitting.read_splits(path)
+    ids = splits.get(split)
+    if not ids:
+        names = [name for name, members in splits.items() if members]
+        raise UserError(f"--split={split}: {path} has {', '.join(names)}.")
+    positions = {row.image_id: position for position, row in enumerate(prepared.table)}
+    missing = [image_id for image_id in ids if image_id not in positions]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(ids)} images of the {split} split in {path} are not in "
+            f"the data set (first: {missing[0]}): point config.data.source at the data that the "
+            "run was trained on."
+        )
+    return sorted(positions[image_id] for image_id in ids)
+
+
+def create_examples(
+    config: ConfigDict,
+    prepared: Prepared | Combined,
+    positions: list[int],
+    with_masks: bool,
+    cache: bool,
+) -> Examples:
+    """Creates the examples of a split, fitted to the model's input."""
+    return Examples(
+        prepared,
+        positions,
+        tuple(config.image_size),
+        config.fit,
+        with_masks=with_masks,
+        cache=cache,
+    )
+
+
+def class_shares(prepared: Prepared | Combined, positions: list[int]) -> tuple[float, ...]:
+    """The share of each class among the images at some positions.
+
+    Raises:
+        UserError: where an image has no label, or a class no image.
+    """
+    counts = dict.fromkeys(prepared.classes, 0)
+    for position in positions:
+        row = prepared.table[position]
+        if row.label is None:
+            raise UserError(
+                f"{row.image_id} of {prepared.name} has no label: give it one in the data set's "
+                "table, or take it out."
+            )
+        counts[row.label] += 1
+    empty = [name for name, count in counts.items() if not count]
+    if empty:
+        raise UserError(
+            f"The training split of {prepared.name} has no image of {', '.join(empty)}: use more "
+            "data, or another config.data.split_seed."
+        )
+    return tuple(count / len(positions) for count in counts.values())
