@@ -110,15 +110,11 @@ def isic2019(root):
     for i in indices:
         folder = root / "ISIC_2019_Training_Input" / "ISIC_2019_Training_Input"
         save(folder / f"{name(i)}.jpg", picture(i)[0])
-    rows = [
-        (name(i), *(f"{float(k == i % 8)}" for k in range(len(ONE_HOT_2019))))
-        for i in indices
-    ]
+    rows = [(name(i), *(f"{float(k == i % 8)}" for k in range(len(ONE_HOT_2019)))) for i in indices]
     table(root / "ISIC_2019_Training_GroundTruth.csv", ("image", *ONE_HOT_2019), *rows)
     header = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
     metadata = [
-        (name(i), "55.0", "trunk", f"BCN_{i:07d}" if i % 3 else "", "male")
-        for i in indices
+        (name(i), "55.0", "trunk", f"BCN_{i:07d}" if i % 3 else "", "male") for i in indices
     ]
     table(root / "ISIC_2019_Training_Metadata.csv", header, *metadata)
 

@@ -64,7 +64,9 @@ def describe(data: bytes) -> tuple[str, str]:
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes a picture of any common format and colour mode, turned upright by its EXIF tag.
 
-    Transparent parts show white, as viewers show them; 16-bit grey is scaled to 8 bits.
+    Transparent parts show white, as viewers show them; 16-bit grey is scaled to 8 bits. Colour
+    profiles are ignored: hardly a picture of the public sets has one, dermatoscopes are not
+    calibrated to any, and weights trained elsewhere saw pixels as they are.
 
     Args:
       data: The encoded file.

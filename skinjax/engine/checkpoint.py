@@ -1,7 +1,9 @@
 """Checkpoints: the state, how far the data was read, and which of them are kept."""
 
+import contextlib
 import errno
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -85,7 +87,7 @@ class Checkpoints:
         Raises:
             UserError: where the disk is full (of this checkpoint or of the one before).
         """
-        try:
+        with self._full_disk_told():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -93,8 +95,6 @@ class Checkpoints:
                 ),
                 metrics=metrics or {},
             )
-        except Exception as error:
-            raise self._explained(error) from error
 
     def wait(self) -> None:
         """Waits until what was saved is on the disk.
@@ -102,10 +102,8 @@ class Checkpoints:
         Raises:
             UserError: where the disk is full.
         """
-        try:
+        with self._full_disk_told():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._explained(error) from error
 
     def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Reads the checkpoint of a step, onto the devices that the abstract state names.
@@ -147,18 +145,22 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args).state
         return restored.get("ema", restored)
 
-    def _explained(self, error: Exception) -> Exception:
-        """The error in the user's words where it is a full disk; else as it is."""
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # tensorstore reports the system's words inside errors of its own kind.
-        words = ("No space left on device", "Disk quota exceeded")
-        if full or any(word in str(error) for word in words):
-            return UserError(
-                f"The disk is full: a checkpoint could not be saved in {self.directory}. Those "
-                "before it are "
-                "whole; make room and start the same command again, it goes on from the newest."
-            )
-        return error
+    @contextlib.contextmanager
+    def _full_disk_told(self) -> Iterator[None]:
+        """Turns what a full disk raises into the user's words, and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            # tensorstore reports the system's words inside errors of its own kind.
+            words = ("No space left on device", "Disk quota exceeded")
+            if full or any(word in str(error) for word in words):
+                raise UserError(
+                    f"The disk is full: a checkpoint could not be saved in {self.directory}. Those "
+                    "before it are whole; make room and start the same command again, it goes on "
+                    "from the newest."
+                ) from error
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -170,12 +172,11 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         """Finishes what is being saved, whatever ended the run."""
-        try:
+        if error is not None:
             self._manager.close()
-        except Exception as closing:
-            if error is None:
-                raise self._explained(closing) from closing
-            raise
+            return
+        with self._full_disk_told():
+            self._manager.close()
 
 
 def _restore_args(abstract: PyTree, **options: bool) -> ocp.args.PyTreeRestore:

@@ -52,6 +52,7 @@ class Monitor:
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
         self._window: list[dict[str, jax.Array]] = []
         self._behind: list[dict[str, jax.Array]] = []
+        self._behind_closed = 0.0
         self._seconds_before = training_seconds
         self._start = self._window_start = time.monotonic()
         self._paused = self._window_paused = 0.0
@@ -82,12 +83,16 @@ class Monitor:
         """
         behind, self._behind = self._behind, []
         window, self._window = self._window, []
+        now = time.monotonic()
         if _is_ready(window):
-            self._write_window(step, behind + window)
+            self._write_window(step, behind + window, now)
             return
         if behind:
-            self._write_window(step - len(window), behind)
-        self._behind = window
+            # Where the host waits for the device at each step, the window was done as it closed;
+            # where the host runs ahead, it is done when its figures have come.
+            done = self._behind_closed if _is_ready(behind) else None
+            self._write_window(step - len(window), behind, done)
+        self._behind, self._behind_closed = window, now
 
     def flush(self, step: int) -> None:
         """Writes what is not written yet, waiting for the device: for a pause or the end."""
@@ -118,9 +123,12 @@ class Monitor:
         self._clear_status()
         print(line, flush=True)
 
-    def _write_window(self, step: int, window: list[dict[str, jax.Array]]) -> None:
+    def _write_window(
+        self, step: int, window: list[dict[str, jax.Array]], done: float | None = None
+    ) -> None:
+        """Fetches and writes a window's figures; its time ends at `done`, or when they are here."""
         rows = jax.device_get(window)
-        now = time.monotonic()
+        now = time.monotonic() if done is None else done
         seconds = now - self._window_start - (self._paused - self._window_paused)
         self._window_start, self._window_paused = now, self._paused
         num_steps = step - self._fetched_step

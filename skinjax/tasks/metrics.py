@@ -5,7 +5,7 @@ scorer): every image is scored by itself and the scores are averaged, a threshol
 0.65 counts 0, and a score whose denominator is empty is 1 (nothing was there, nothing was claimed).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -236,37 +236,6 @@ def bootstrap_means(
     ]
     low, high = np.percentile(np.concatenate(blocks), [2.5, 97.5], axis=0)
     return low, high
-
-
-def bootstrap_over_lesions(
-    statistic: Callable[[np.ndarray], float],
-    lesion_ids: Sequence[str],
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The 95% percentile interval of any statistic, by a bootstrap over lesions.
-
-    Args:
-      statistic: from the indices of the drawn images (int64 [M], ascending, repeated as often as
-        drawn) to a number; NaN where a draw leaves it undefined.
-      lesion_ids: the lesion of each image.
-      num_resamples: how often the lesions are drawn anew.
-      seed: of the drawing; the draws are those of `bootstrap_means`.
-
-    Returns:
-      The lower and the upper end; both NaN where the statistic was undefined in more than one draw
-      of twenty, since the ends of the rest would then say nothing about 95%.
-    """
-    values = np.array(
-        [
-            statistic(np.repeat(np.arange(len(row)), row))
-            for weights in resample_lesions(lesion_ids, num_resamples, seed)
-            for row in weights
-        ],
-        np.float64,
-    )
-    low, high = interval(values)
-    return float(low), float(high)
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

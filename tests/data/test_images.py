@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from skinjax.data import images
 from skinjax.errors import UserError
@@ -178,6 +178,44 @@ def test_large_pictures_are_refused_before_they_are_decoded():
     bomb = bomb.replace(bomb[29:33], struct.pack(">I", zlib.crc32(header)), 1)
     with pytest.raises(UserError, match=r"bomb\.png is too large"):
         images.decode_image(bomb, "bomb.png")
+
+
+def test_a_picture_of_a_whole_camera_is_read_within_the_limit():
+    data = encode(Image.new("L", (6700, 4400), 77), "JPEG")
+    image = images.decode_image(data, "large.jpg", max_pixels=2**26)
+    assert image.shape == (4400, 6700, 3) and image[4000, 6000, 0] == 77
+    assert images.shrink(image, 220).shape == (220, 335, 3)
+
+
+def test_twenty_bytes_and_nothing_are_no_picture():
+    for data, kind in ((b"\xff\xd8\xff\xe0" + bytes(16), "does not decode"), (b"", "empty file")):
+        with pytest.raises(images.BrokenPicture, match=r"small\.jpg") as caught:
+            images.decode_image(data, "small.jpg")
+        assert caught.value.kind == kind
+        assert images.describe(data)[1] == ""
+
+
+def test_the_content_says_what_a_file_is_and_not_its_name():
+    pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    data = encode(Image.fromarray(pixels))
+    np.testing.assert_array_equal(images.decode_image(data, "png.jpg"), pixels)
+    assert images.describe(data) == ("PNG", "RGB")
+
+
+def test_progressive_jpegs_are_read_as_others():
+    pixels = np.repeat(np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8, 1), 3, axis=2)
+    plain, progressive = (
+        images.decode_image(encode(Image.fromarray(pixels), "JPEG", progressive=p), "x.jpg")
+        for p in (False, True)
+    )
+    np.testing.assert_array_equal(plain, progressive)
+
+
+def test_colour_profiles_are_ignored():
+    pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    data = encode(Image.fromarray(pixels), "PNG", icc_profile=profile)
+    np.testing.assert_array_equal(images.decode_image(data, "x.png"), pixels)
 
 
 MASK = np.array([[0, 0, 1], [0, 1, 1]], np.uint8)

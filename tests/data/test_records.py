@@ -148,6 +148,13 @@ def test_pictures_are_reduced_and_masks_are_not(tmp_path):
     assert np.abs(reduced - expected).mean() < 3
 
 
+def test_larger_pictures_than_the_limit_are_refused_by_its_name(tmp_path):
+    source = Memory([(encode(picture(i)), encode(mask(i))) for i in range(3)])
+    with pytest.raises(UserError, match=r"16 x 12 pixels.*raise config\.data\.max_pixels"):
+        prepare(source, tmp_path, 8, 1, max_pixels=191)
+    assert len(prepare(source, tmp_path, 8, 1, max_pixels=192)) == 3
+
+
 def test_what_others_would_read_differently_is_encoded_anew(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

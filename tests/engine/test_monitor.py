@@ -67,6 +67,25 @@ def test_windows_that_the_device_is_not_done_with_are_written_one_behind(tmp_pat
     assert [event["train/loss"] for event in events] == [1.5, 3.5, 6.0]
 
 
+def test_the_rates_are_those_of_their_windows_though_written_one_behind(tmp_path, monkeypatch):
+    """The host waits at each step, and yet the last one of a window is under way as it closes."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr("skinjax.engine.monitor.time.monotonic", lambda: clock["now"])
+    newest: list = []
+    monkeypatch.setattr("skinjax.engine.monitor._is_ready", lambda window: window[-1] not in newest)
+    with create_monitor(tmp_path) as monitor:
+        for step in range(1, 9):
+            clock["now"] += 2.0
+            newest[:] = [figures(step)]
+            monitor.add(newest[0])
+            if step in (3, 6):
+                monitor.log_window(step)
+        monitor.flush(8)
+    events = read(tmp_path)
+    assert [event["step"] for event in events] == [3, 8]
+    assert [event["images_per_second"] for event in events] == [2.0, 2.0]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with create_monitor(tmp_path) as monitor:
         monitor.add(figures(float("nan")))

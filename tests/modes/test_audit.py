@@ -208,7 +208,7 @@ def test_the_leak_of_a_random_split():
 
 
 def test_real_ham10000_has_its_known_facts(real_data, tmp_path):
-    is_clean, findings, report, _ = run(tmp_path, real_data / "ham10000")
+    _, findings, report, _ = run(tmp_path, real_data / "ham10000")
     (facts,) = report["datasets"]
     assert facts["num_images"] == 8553 and facts["num_lesions"] == 6350
     assert facts["num_lesions_with_several_images"] == 1687

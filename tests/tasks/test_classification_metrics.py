@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import bootstrap_over_lesions
 from sklearn import metrics
 
 from skinjax.tasks.calibration import apply_temperature, expected_calibration_error
@@ -21,7 +22,6 @@ from skinjax.tasks.classification_metrics import (
     threshold_for_sensitivity,
     weighted_auroc,
 )
-from skinjax.tasks.metrics import bootstrap_over_lesions
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 INTERVALS = ("accuracy", "balanced_accuracy", "auroc", "auroc/mel", "ece")

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from references import bootstrap_over_lesions
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
 from skinjax.tasks.metrics import (
     COUNTS,
     SCORES,
     bootstrap_means,
-    bootstrap_over_lesions,
     divide_sums,
     interval,
     mask_sums,
