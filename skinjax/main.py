@@ -1,7 +1,6 @@
 """The command line: flags to a mode, a mode to one function."""
 
 import errno
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from skinjax.errors import Interrupted, UserError
+from skinjax.process import set_up_jax, use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
@@ -30,7 +30,10 @@ _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
 )
 _SOURCE = flags.DEFINE_multi_string(
-    "source", [], "audit: folder or zip of a data set, given once or more; evaluate: of --dataset."
+    "source",
+    [],
+    "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
+    "the run's own data lies now.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "audit: the folder to write to.")
 
@@ -65,13 +68,7 @@ def _run() -> None:
         output = _named(_OUTPUT.value, "output", "the folder to write to")
         sys.exit(0 if audit(_SOURCE.value, output, _DATASET.value) else 1)
     workdir = _named(_WORKDIR.value, "workdir", "the run's folder")
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        # XLA's CPU convolutions use one core each: with a device a core, the batch's parts run side
-        # by side. (A step of SE-UNet took 0.56 s instead of 1.00 s on two cores.) GPUs and TPUs
-        # are not concerned.
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(_num_cores()))
-    # Unless the user wants it, JAX is not to take three quarters of a GPU's memory at once.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    set_up_jax()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
     if _MODE.value == "train":
         if _CONFIG.value is None:
@@ -105,12 +102,6 @@ def _named(value: str | None, flag: str, what: str) -> Path:
     return Path(value)
 
 
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; a configuration key that does not exist is met with the nearest one."""
     try:
@@ -134,25 +125,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(2)
 
 
-def _use_huge_pages() -> None:
-    """Begins the process anew where glibc's malloc would give XLA memory in pages of 4 KiB.
-
-    XLA allocates a step's temporaries anew each time, on CPU: 100,000 page faults of an update of
-    SE-UNet at 96x128, which took 0.56 s and takes 0.47 s without them (a CBAM-ResNet-18's 0.90 and
-    0.67 s). glibc reads this setting once, before any of our code runs.
-    """
-    try:
-        offered = "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:  # not Linux, or a kernel without them
-        return
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if not offered or "glibc.malloc.hugetlb" in tunables:
-        return
-    os.environ["GLIBC_TUNABLES"] = f"{tunables}:glibc.malloc.hugetlb=1".lstrip(":")
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 if __name__ == "__main__":
-    _use_huge_pages()
+    use_huge_pages()
     logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=_parse_flags)

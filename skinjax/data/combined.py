@@ -32,7 +32,7 @@ class Combined:
         self.classes = first.classes
         self.set_names = tuple(member.name for member in self._members)
         self.name = "+".join(self.set_names)
-        self.has_lesion_ids = all(member.has_lesion_ids for member in self._members)
+        self.tells_lesions = tuple(member.has_lesion_ids for member in self._members)
         self.notes = [note for member in self._members for note in member.notes]
         self.table: list[Row] = list(first.table)
         self._starts = [0]
@@ -98,11 +98,7 @@ def shared_pictures(
     """
     ours = [first.table[position].image_id for position in first_positions]
     theirs = [second.table[position].image_id for position in second_positions]
-    by_id = {_archive_id(image_id): image_id for image_id in theirs}
-    by_id.pop(None, None)
-    shared = {
-        (image_id, by_id[key]) for image_id in ours if (key := _archive_id(image_id)) in by_id
-    }
+    shared = set(shared_numbers(ours, theirs))
     thumbnails = np.concatenate(
         [first.thumbnails()[list(first_positions)], second.thumbnails()[list(second_positions)]]
     )
@@ -111,6 +107,17 @@ def shared_pictures(
         if pair.first < len(ours) <= pair.second:
             shared.add((ours[pair.first], theirs[pair.second - len(ours)]))
     return sorted(shared)
+
+
+def shared_numbers(first_ids: Sequence[str], second_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """The image ids of two sides that are the same picture by its number in the ISIC archive."""
+    by_number = {_archive_id(image_id): image_id for image_id in second_ids}
+    by_number.pop(None, None)
+    return [
+        (image_id, by_number[number])
+        for image_id in first_ids
+        if (number := _archive_id(image_id)) in by_number
+    ]
 
 
 def _archive_id(image_id: str) -> str | None:

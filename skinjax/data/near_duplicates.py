@@ -6,12 +6,17 @@ thumbnails decides: lesions look alike to a hash, a dark spot in the middle of l
 of those correlated above 0.985, 10 of them of one lesion.
 """
 
+import collections
+import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import imagehash
 import numpy as np
 from PIL import Image
+
+from skinjax.process import num_cores
 
 THUMBNAIL_SIZE = 32  # pixels a side; what the hash looks at
 
@@ -87,7 +92,10 @@ def make_hashes(thumbnail: np.ndarray) -> np.ndarray:
 def find_pairs(
     thumbnails: np.ndarray, hashes: np.ndarray, update: Callable[[int], None] = lambda count: None
 ) -> Iterator[Pair]:
-    """Finds all pairs of pictures that show the same photograph.
+    """Finds all pairs of pictures that show the same photograph, on all cores.
+
+    Each hash is compared with each of the others, in all their orientations, so that none within
+    MAX_HASH_DISTANCE is missed.
 
     Args:
       thumbnails: uint8 [N, 32, 32].
@@ -97,17 +105,32 @@ def find_pairs(
     Yields:
       The pairs, each once, in its best orientation, ordered by their first picture.
     """
-    count = len(thumbnails)
     views = _oriented(thumbnails)
     flat = np.ascontiguousarray(hashes).reshape(-1)
+
+    def compare(rows: range) -> list[Pair]:
+        distances = np.bitwise_count(hashes[rows.start : rows.stop, :1] ^ flat[8 * rows.start :])
+        row, column = np.nonzero(distances <= MAX_HASH_DISTANCE)
+        return _confirmed(views, rows.start + row, rows.start + column // 8, column % 8)
+
+    with ThreadPoolExecutor(num_cores()) as pool:
+        blocks = _blocks(len(thumbnails))
+        pending = collections.deque(
+            (rows, pool.submit(compare, rows)) for rows in itertools.islice(blocks, 2 * num_cores())
+        )
+        while pending:
+            rows, pairs = pending.popleft()
+            yield from pairs.result()
+            update(len(rows))
+            pending.extend((r, pool.submit(compare, r)) for r in itertools.islice(blocks, 1))
+
+
+def _blocks(count: int) -> Iterator[range]:
+    """Rows that are compared at once with all that come after them, few enough for the memory."""
     first = 0
     while first < count:
         num_rows = max(1, min(_HASHES_AT_ONCE // (8 * (count - first)), count - first))
-        rows = slice(first, first + num_rows)
-        distances = np.bitwise_count(hashes[rows, :1] ^ flat[None, 8 * first :])
-        row, column = np.nonzero(distances <= MAX_HASH_DISTANCE)
-        yield from _confirmed(views, first + row, first + column // 8, column % 8)
-        update(num_rows)
+        yield range(first, first + num_rows)
         first += num_rows
 
 
@@ -128,7 +151,7 @@ def _oriented(thumbnails: np.ndarray) -> np.ndarray:
 
 def _confirmed(
     views: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, orientations: np.ndarray
-) -> Iterator[Pair]:
+) -> list[Pair]:
     """The candidates that correlate once aligned; each pair once, in its best orientation."""
     different = seconds > firsts
     firsts, seconds, orientations = firsts[different], seconds[different], orientations[different]
@@ -145,7 +168,7 @@ def _confirmed(
         pair = Pair(*key, int(orientations[index]), float(correlations[index]))
         if key not in best or best[key].correlation < pair.correlation:
             best[key] = pair
-    yield from (best[key] for key in sorted(best))
+    return [best[key] for key in sorted(best)]
 
 
 def _turn(views: np.ndarray, how: Image.Transpose | None) -> np.ndarray:

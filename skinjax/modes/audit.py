@@ -28,6 +28,7 @@ from skinjax.data.sources.example import Example, Source
 from skinjax.errors import UserError
 from skinjax.modes.config import segmentation_config
 from skinjax.modes.workdir import write_text
+from skinjax.process import num_cores
 from skinjax.progress import progress
 from skinjax.report.audit_page import AuditPage, FindingGroup, render_audit
 
@@ -54,7 +55,7 @@ def audit(sources: Sequence[str], output: Path, dataset: str = "") -> bool:
     if not sources:
         raise UserError("--source is missing: name the folder or zip of a data set.")
     defaults = segmentation_config().data
-    num_threads = os.cpu_count() or 1
+    num_threads = num_cores()
     cache_dir = Path(os.path.expanduser(defaults.cache_dir))
     audited: list[AuditedSource] = []
     for root in sources:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
 from skinjax.data.catalog import create_source
-from skinjax.data.combined import Combined, shared_pictures
+from skinjax.data.combined import Combined, shared_numbers, shared_pictures
 from skinjax.data.pipeline import Examples
 from skinjax.data.records import Prepared, prepare
 from skinjax.data.table import Row
@@ -75,7 +75,7 @@ def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, l
     for index, name in enumerate(prepared.set_names):
         positions = prepared.positions(index)
         rows = [prepared.table[position] for position in positions]
-        own = _split_set(config, name, rows, prepared.has_lesion_ids, divides=index == 0)
+        own = _split_set(config, name, rows, prepared.tells_lesions[index], is_scored=index == 0)
         moved = {part: [positions[p] for p in members] for part, members in own.items()}
         if index == 0:
             splits = moved
@@ -83,29 +83,58 @@ def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, l
         if config.task == "classification":
             moved["train"] = [p for p in moved["train"] if prepared.table[p].label]
         splits["train"] += moved["train"]
-    tested = splits["val"] + splits["test"]
-    refuse_shared(prepared, splits["train"], prepared, tested, "the val and test images")
+    _refuse_across(prepared, splits)
     return splits
 
 
-def refuse_shared(
-    trained: Prepared | Combined,
-    trained_positions: list[int],
-    tested: Prepared | Combined,
-    tested_positions: list[int],
-    what: str,
+def refuse_trained(
+    config: ConfigDict, splits_file: Path, tested: Prepared, positions: list[int]
 ) -> None:
-    """Refuses to train on pictures that are scored as well, by id or by content.
+    """Refuses to score a run on pictures that it was trained on, by number or by content.
+
+    Where the run's own data is not there to be compared with, the numbers alone are, with a
+    warning.
+
+    Args:
+        config: of the run.
+        splits_file: its splits.csv.
+        tested: a data set that is not the run's own.
+        positions: of the pictures to be scored.
 
     Raises:
-        UserError: with their count, and the first of them.
+        UserError: with the count of those that were trained on.
     """
-    shared = shared_pictures(trained, trained_positions, tested, tested_positions)
-    if isinstance(trained, Combined) and trained is tested:
-        # Within a set, its split decides, and an audit tells of its near-duplicates.
-        position_of = {row.image_id: p for p, row in enumerate(trained.table)}
-        set_of = {name: trained.set_index(p) for name, p in position_of.items()}
-        shared = [pair for pair in shared if set_of[pair[0]] != set_of[pair[1]]]
+    what = f"the {len(positions):,} images of {tested.name}"
+    try:
+        trained = prepare_data(config)
+    except UserError as error:
+        logging.warning(
+            "The run's own data cannot be read (%s) Pictures that it was trained on are told by "
+            "their numbers in the ISIC archive alone, not by their content.",
+            error,
+        )
+        trained_ids = splitting.read_splits(splits_file)["train"]
+        tested_ids = [tested.table[position].image_id for position in positions]
+        _refuse(shared_numbers(trained_ids, tested_ids), what)
+        return
+    trained_positions = read_split(splits_file, trained, "train")
+    _refuse(shared_pictures(trained, trained_positions, tested, positions), what)
+
+
+def _refuse_across(combined: Combined, splits: dict[str, list[int]]) -> None:
+    """Refuses pictures of one set that train and of another that are scored.
+
+    Within a set, its split decides, and an audit tells of its near-duplicates.
+    """
+    scored = splits["val"] + splits["test"]
+    shared = shared_pictures(combined, splits["train"], combined, scored)
+    set_of = {row.image_id: combined.set_index(p) for p, row in enumerate(combined.table)}
+    across = [pair for pair in shared if set_of[pair[0]] != set_of[pair[1]]]
+    _refuse(across, "the val and test images")
+
+
+def _refuse(shared: list[tuple[str, str]], what: str) -> None:
+    """Refuses where there are pairs of a picture that trains and one that is scored."""
     if shared:
         listed = ", ".join(f"{ours} = {theirs}" for ours, theirs in shared[:5])
         raise UserError(
@@ -120,17 +149,17 @@ def _split_set(
     name: str,
     table: Sequence[Row],
     has_lesion_ids: bool,
-    divides: bool = True,
+    is_scored: bool = True,
 ) -> dict[str, list[int]]:
     """Splits one data set's rows, and says what its split is worth."""
     splits = splitting.make_splits(
         table,
         unit=config.data.split,
         seed=config.data.split_seed,
-        folds=config.data.folds if divides else 0,
+        folds=config.data.folds if name == config.data.dataset else 0,
         fold=config.data.fold,
     )
-    if not divides:
+    if not is_scored:
         return splits
     if not has_lesion_ids:
         logging.warning(

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from skinjax.errors import UserError
 from skinjax.modes.evaluate_classes import evaluate_classes
 from skinjax.modes.evaluate_masks import evaluate_masks
 from skinjax.modes.inference import TrainedRun
@@ -28,7 +27,7 @@ def evaluate(
         checkpoint: 'best' by the run's metric on val, 'last', or a step.
         tta: whether predictions are averaged over flips (and turns of a square input).
         dataset: the name of a data set that the run was not trained on; empty for its own data.
-        source: the folder or zip of that data set.
+        source: the folder or zip of that data set; without one, where the run's own data lies now.
 
     Returns:
         The figures of metrics.json.
@@ -36,8 +35,6 @@ def evaluate(
     Raises:
         UserError: where the run, the checkpoint, the split or the data is not there.
     """
-    if source and not dataset:
-        raise UserError("--source is given without --dataset: say what lies there.")
     split = split or ("all" if dataset else "test")
     run = TrainedRun(workdir, checkpoint, tta, dataset, source)
     positions = run.positions(split)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from skinjax.data.combined import Combined
 from skinjax.data.images import decode_image, decode_mask, unfit
 from skinjax.data.records import Prepared
 from skinjax.data.table import Row
@@ -58,14 +59,14 @@ def evaluate_masks(
 
 
 def _score(
-    prepared: Prepared, probabilities: np.ndarray, box: np.ndarray, position: int
+    prepared: Prepared | Combined, probabilities: np.ndarray, box: np.ndarray, position: int
 ) -> dict[str, float]:
     truth = decode_mask(_mask(prepared, position), prepared.table[position].image_id)
     prediction = unfit(probabilities, box, truth.shape) >= 0.5
     return score_mask(truth.astype(bool), prediction)
 
 
-def _mask(prepared: Prepared, position: int) -> bytes:
+def _mask(prepared: Prepared | Combined, position: int) -> bytes:
     mask = prepared.read(position)[1]
     if mask is None:
         raise UserError(f"{prepared.table[position].image_id} has no mask to be scored against.")

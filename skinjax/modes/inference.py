@@ -27,7 +27,7 @@ class TrainedRun:
         checkpoint: 'best' by the run's metric on val, 'last', or a step.
         tta: whether predictions are averaged over views.
         dataset: the name of a data set that the run was not trained on; empty for its own data.
-        source: the folder or zip of that data set.
+        source: the folder or zip of that data set; without one, where the run's own data lies now.
 
     Attributes:
         workdir: the run's folder.
@@ -60,6 +60,7 @@ class TrainedRun:
         self.classes = read_classes(workdir)
         self.prepared: Prepared | Combined
         if self.is_own:
+            self.config.data.source = source or self.config.data.source
             self.prepared = datasets.prepare_data(self.config)
         else:
             self.prepared = datasets.prepare_set(self.config, dataset, source)
@@ -80,14 +81,9 @@ class TrainedRun:
         positions = list(range(len(self.prepared)))
         if split != "all":
             positions = datasets.split_data(self.config, self.prepared)[split]
-        trained = datasets.prepare_data(self.config)
-        datasets.refuse_shared(
-            trained,
-            datasets.read_split(self.workdir / "splits.csv", trained, "train"),
-            self.prepared,
-            positions,
-            f"the {len(positions):,} images of {self.prepared.name}",
-        )
+        assert isinstance(self.prepared, Prepared)  # one set, not several
+        splits_file = self.workdir / "splits.csv"
+        datasets.refuse_trained(self.config, splits_file, self.prepared, positions)
         return positions
 
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

@@ -13,7 +13,7 @@ from PIL import Image
 from skinjax.data import records
 from skinjax.data.catalog import create_source
 from skinjax.data.inspection import inspect
-from skinjax.data.sources.example import CLASSES, Example
+from skinjax.data.sources.example import Example
 from skinjax.errors import UserError
 
 NUM_PICTURES = 1600
@@ -114,10 +114,10 @@ def test_damaged_tables_end_in_a_sentence_or_in_the_rows_that_are_whole(name, tm
         example.image_id: (example.label, example.lesion_id, example.image_name)
         for example in create_source(name, root, cache, masks=False, **options).examples()
     }
+    assert len(whole) >= 59
     path = root / TABLES[name]
     lines = path.read_bytes().split(b"\n")
     rng = random.Random(name)
-    num_read = 0
     for _ in range(NUM_TABLES):
         chosen = rng.randrange(len(lines))
         line = damaged(lines[chosen], rng) if lines[chosen] else rng.randbytes(20)
@@ -130,7 +130,6 @@ def test_damaged_tables_end_in_a_sentence_or_in_the_rows_that_are_whole(name, tm
             except UserError as error:
                 assert len(str(error)) > 20
                 continue
-            num_read += 1
             for example in examples:
                 found = (example.label, example.lesion_id, example.image_name)
                 if example.image_id.encode() in touched or chosen == 0:
@@ -138,4 +137,3 @@ def test_damaged_tables_end_in_a_sentence_or_in_the_rows_that_are_whole(name, tm
                     assert example.image_name == whole[example.image_id][2]
                 elif example.label is not None:
                     assert found == whole[example.image_id], (chosen, line)
-    assert num_read > 0 and set(CLASSES)

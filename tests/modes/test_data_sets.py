@@ -1,6 +1,7 @@
 """Every data set, in miniature, from its official files to a score; and sets across each other."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -118,8 +119,23 @@ def test_a_set_that_shares_trained_pictures_is_refused_with_their_number(ham1000
     num_trained = sum(line.endswith(",train") for line in lines)
     with pytest.raises(UserError, match=f"{num_trained} of the 60 images of isic2017 are in train"):
         evaluate(workdir, dataset="isic2017", source=str(roots("isic2017")))
-    with pytest.raises(UserError, match="--source is given without --dataset"):
-        evaluate(workdir, source=str(roots("isic2017")))
+
+
+@pytest.mark.slow
+def test_data_that_moved_is_found_and_data_that_is_gone_is_told(roots, cache_dir, tmp_path, caplog):
+    shutil.copytree(roots("ham10000"), tmp_path / "there")
+    config = tiny_config("segmentation", "ham10000", tmp_path / "there", cache_dir)
+    train(config, tmp_path / "run", TWO)
+    before = evaluate(tmp_path / "run")
+    (tmp_path / "there").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="there does not exist"):
+        evaluate(tmp_path / "run")
+    assert evaluate(tmp_path / "run", source=str(tmp_path / "moved")) == before
+    # Without it, pictures are compared by their numbers alone: PH2 has others, ISIC 2017 the same.
+    assert evaluate(tmp_path / "run", dataset="ph2", source=str(roots("ph2")))["num_images"] == 60
+    assert "by their numbers in the ISIC archive alone" in caplog.text
+    with pytest.raises(UserError, match="of the 60 images of isic2017 are in training"):
+        evaluate(tmp_path / "run", dataset="isic2017", source=str(roots("isic2017")))
 
 
 @pytest.mark.slow

@@ -15,7 +15,15 @@ from PIL import Image
 
 from skinjax.data.archives import unpack
 from skinjax.data.sources.example import CLASSES, Example
-from skinjax.data.sources.files import File, Found, Tally, fingerprint, require_source, stat_file
+from skinjax.data.sources.files import (
+    File,
+    Found,
+    Tallied,
+    Tally,
+    fingerprint,
+    require_source,
+    stat_file,
+)
 from skinjax.errors import UserError
 
 _PARTS = ("train", "val", "test")
@@ -28,7 +36,7 @@ _SPLIT_NOTE = (
 )
 
 
-class DermaMnistSource:
+class DermaMnistSource(Tallied):
     """DermaMNIST in one of its sizes; see `skinjax.data.sources.example.Source`.
 
     Attributes:
@@ -73,16 +81,6 @@ class DermaMnistSource:
         self._parts = _open(Path(self._file.path), Path(cache_dir).expanduser())
         self._tally.notes.append(_SPLIT_NOTE)
         self._tally.log()
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know of its split."""
-        return self._tally.notes
-
-    @property
-    def missing(self) -> list[tuple[str, str]]:
-        """What was left out: nothing."""
-        return self._tally.missing
 
     def fingerprint(self) -> str:
         """Digests the file's name, size and time of change."""

@@ -172,6 +172,22 @@ class Tally:
             logging.warning("%s", note)
 
 
+class Tallied:
+    """What every source that reads files has: a tally of what it could not use, to be read."""
+
+    _tally: Tally
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was left out or looks odd, for the user to read."""
+        return self._tally.notes
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """What was left out: (file or row, what is wrong with it)."""
+        return self._tally.missing
+
+
 def require_source(source: str | Path | None, what: str) -> Path:
     """The path that config.data.source names.
 

@@ -9,6 +9,7 @@ from skinjax.data.sources.example import Example
 from skinjax.data.sources.files import (
     ORPHANED_MASKS,
     File,
+    Tallied,
     Tally,
     fingerprint,
     load,
@@ -38,7 +39,7 @@ _LAY_OUT_CLASSES = (
 )
 
 
-class FolderSource:
+class FolderSource(Tallied):
     """A user's own folder; see `skinjax.data.sources.example.Source`.
 
     It has one of three shapes, which are told apart by what is found: a table and images; images
@@ -117,16 +118,6 @@ class FolderSource:
             f"or patients apart in {KEYS}.group_column"
         )
         self._tally.log()
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, for the user to read."""
-        return self._tally.notes
-
-    @property
-    def missing(self) -> list[tuple[str, str]]:
-        """What was left out: (file or row, what is wrong with it)."""
-        return self._tally.missing
 
     def fingerprint(self) -> str:
         """Digests the table's content, the files' paths, sizes and times, and the columns."""

@@ -14,6 +14,7 @@ from skinjax.data.sources.files import (
     ORPHANED_MASKS,
     File,
     Found,
+    Tallied,
     Tally,
     fingerprint,
     load,
@@ -39,7 +40,7 @@ _NOT_OURS = re.compile(r"isic2018_task3_test", re.IGNORECASE)
 _OUR_ZIP = re.compile(r"ham10000_", re.IGNORECASE)
 
 
-class Ham10000Source:
+class Ham10000Source(Tallied):
     """HAM10000 in any of its published layouts; see `skinjax.data.sources.example.Source`.
 
     Attributes:
@@ -86,16 +87,6 @@ class Ham10000Source:
             for record in sorted(records, key=lambda record: record.image_id)
         ]
         self._tally.log()
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, for the user to read."""
-        return self._tally.notes
-
-    @property
-    def missing(self) -> list[tuple[str, str]]:
-        """What was left out: (file, what is wrong with it)."""
-        return self._tally.missing
 
     def fingerprint(self) -> str:
         """Digests the table's content and the files' paths, sizes and times of change."""

@@ -14,6 +14,7 @@ from skinjax.data.sources.example import Example
 from skinjax.data.sources.files import (
     ORPHANED_MASKS,
     File,
+    Tallied,
     Tally,
     fingerprint,
     load,
@@ -68,7 +69,7 @@ class _Record:
         return (self.mask if what == "mask" else self.row) is not None
 
 
-class IsicSource:
+class IsicSource(Tallied):
     """The set of one of the ISIC challenges; see `skinjax.data.sources.example.Source`.
 
     Attributes:
@@ -131,16 +132,6 @@ class IsicSource:
         )
         self._note_groups()
         self._tally.log()
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, for the user to read."""
-        return self._tally.notes
-
-    @property
-    def missing(self) -> list[tuple[str, str]]:
-        """What was left out: (file or row, what is wrong with it)."""
-        return self._tally.missing
 
     def fingerprint(self) -> str:
         """Digests the tables' content, the parts, and the files' paths, sizes and times."""

@@ -17,6 +17,7 @@ from skinjax.data.sources.files import (
     ORPHANED_MASKS,
     File,
     Found,
+    Tallied,
     Tally,
     fingerprint,
     load,
@@ -50,7 +51,7 @@ class _Row:
     metadata: Mapping[str, str]
 
 
-class Ph2Source:
+class Ph2Source(Tallied):
     """PH2 in its published layout; see `skinjax.data.sources.example.Source`.
 
     Attributes:
@@ -91,16 +92,6 @@ class Ph2Source:
         rows = _read_table(self._table_file.path) if self._table_file else {}
         self._items = self._matched(found, rows, masks, strict)
         self._tally.log()
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, for the user to read."""
-        return self._tally.notes
-
-    @property
-    def missing(self) -> list[tuple[str, str]]:
-        """What was left out: (file, what is wrong with it)."""
-        return self._tally.missing
 
     def fingerprint(self) -> str:
         """Digests the table's content and the files' paths, sizes and times of change."""

@@ -1,0 +1,73 @@
+"""end_to_end: an epoch of real training over the same epoch on one constant batch."""
+
+import itertools
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.harness import Options, measure_in_turn
+from skinjax.data.pipeline import prefetch, train_batches
+from skinjax.engine import parallel
+from skinjax.engine.steps import make_train_step
+from skinjax.modes import build, datasets
+from skinjax.modes.config import segmentation_config
+
+
+def measure_end_to_end(options: Options) -> list[dict[str, Any]]:
+    """The share of an epoch that the input costs, for each cache, on the laptop's recipe."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for cache in ("host", "none"):
+            rows.append({"cache": cache} | _measure(Path(name), cache, options))
+    return rows
+
+
+def _measure(folder: Path, cache: str, options: Options) -> dict[str, Any]:
+    config = segmentation_config()
+    config.image_size = (16, 32) if options.tiny else (96, 128)
+    config.batch_size = 2 if options.tiny else 16
+    config.model.base_features = 4 if options.tiny else 16
+    config.data.dataset = "phantom"
+    config.data.num_images = 60 if options.tiny else 600
+    config.data.size = 128
+    config.data.cache_dir = str(folder)
+    config.data.num_threads = 2
+    prepared = datasets.prepare_data(config)
+    positions = datasets.split_data(config, prepared)["train"]
+    examples = datasets.create_examples(config, prepared, positions, True, cache == "host")
+    mesh = parallel.create_mesh(parallel.dividing_devices(config.batch_size))
+    training = build.create_training(config, prepared, positions)
+    sharding = parallel.replicated_sharding(mesh)
+    state = jax.jit(training.create_state, out_shardings=sharding)()
+    real = prefetch(
+        train_batches(examples, config.batch_size, 0, 0, config.data.num_threads),
+        lambda batch: parallel.put_batch(batch, mesh),
+    )
+    constant = itertools.repeat(next(real))
+    step = (
+        make_train_step(training.task, training.optimizer, training.schedule, mesh, seed=0)
+        .lower(state, next(constant))
+        .compile()
+    )
+    num_steps = max(1, len(positions) // config.batch_size)
+    holder = [state]
+
+    def epoch(batches: Any) -> None:
+        figures = None
+        for _ in range(num_steps):
+            holder[0], figures = step(holder[0], next(batches))
+        jax.block_until_ready(figures)
+
+    measured = measure_in_turn(
+        {"real": lambda: epoch(real), "constant": lambda: epoch(constant)}, options
+    )
+    pairs = zip(measured["real"], measured["constant"], strict=True)
+    return {
+        "steps": num_steps,
+        "epoch, s": statistics.median(measured["real"]),
+        "constant batch, s": statistics.median(measured["constant"]),
+        "input's share": statistics.median((r - c) / r for r, c in pairs),
+    }

@@ -1,0 +1,70 @@
+"""Each benchmark in a tiny form, so that none rots; nothing here asserts a time."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HAS_PEER = all(importlib.util.find_spec(name) for name in ("torch", "cv2"))
+
+COLUMNS = {
+    "train_step": {"case", "parameters", "ours", "of matmul"},
+    "predict_step": {"case", "parameters", "ours", "of matmul"},
+    "input": {"case", "cores", "ours", "ours a core"},
+    "end_to_end": {"cache", "steps", "input's share"},
+    "startup": {"what", "seconds"},
+    "scale": {"what", "ms"},
+}
+
+
+def run(name, tmp_path, *options):
+    # The devices are those of the machine, as when a person calls it.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks", name),
+            *("--tiny", f"--json={tmp_path / 'out.json'}", *options),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((tmp_path / "out.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COLUMNS)
+def test_it_runs_and_says_what_it_ran_on(name, tmp_path):
+    told, report = run(name, tmp_path)
+    assert report["benchmark"] == name
+    assert {"processor", "cores", "devices"} <= report["hardware"].keys()
+    assert {"python", "jax"} <= report["versions"].keys()
+    assert report["rows"]
+    for row in report["rows"]:
+        assert COLUMNS[name] <= row.keys() and name in told
+        assert all(value is None or value == value for value in row.values())  # no NaN
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_PEER, reason="the extra bench (torch and OpenCV) is not installed")
+@pytest.mark.parametrize("name", ["train_step", "predict_step", "input"])
+def test_the_peer_does_the_same_work_in_turn(name, tmp_path):
+    _, report = run(name, tmp_path, "--peer")
+    assert all(row["ratio"] > 0 and row["peer"] > 0 for row in report["rows"])
+
+
+def test_every_name_has_its_measurement():
+    from benchmarks.__main__ import NAMES
+
+    assert NAMES.keys() == COLUMNS.keys()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and all(name in done.stdout for name in NAMES)
