@@ -4,16 +4,18 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from skinjax.data.findings import Finding
 from skinjax.data.inspection import Inspected, inspect
-from skinjax.data.near_duplicates import find_pairs
+from skinjax.data.near_duplicates import ORIENTATIONS, THUMBNAIL_SIZE, find_pairs
 from skinjax.data.records import MAX_SHARE_LEFT_OUT
 from skinjax.data.sources.example import Example, Source
 from skinjax.data.sources.files import ORPHANED_MASKS
+
+T = TypeVar("T")
 
 # The random split that a leak is told of, as most notebooks make it.
 TEST_SHARE = 0.2
@@ -32,6 +34,9 @@ class AuditedSource:
       examples: All of them.
       inspected: What was seen, one an example.
       findings: What is wrong with the set or its files.
+      decoded: The indices of the examples whose pictures decode, int [M].
+      thumbnails: What these are compared by, uint8 [M, 32, 32].
+      hashes: Their perceptual hashes, uint64 [M, 8].
     """
 
     source: Source
@@ -39,6 +44,9 @@ class AuditedSource:
     examples: Sequence[Example]
     inspected: list[Inspected]
     findings: list[Finding]
+    decoded: np.ndarray
+    thumbnails: np.ndarray
+    hashes: np.ndarray
 
 
 def audit_source(
@@ -62,22 +70,38 @@ def audit_source(
     findings = [
         Finding(file, what, "", left_out=what != ORPHANED_MASKS) for file, what in source.missing
     ]
-    inspected = []
+    inspected: list[Inspected] = []
+    decoded: list[int] = []
+    # In one piece each: as objects of their own they would take a third more.
+    thumbnails = np.empty((len(examples), THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+    hashes = np.empty((len(examples), len(ORIENTATIONS)), np.uint64)
     with ThreadPoolExecutor(num_threads) as pool:
-        for seen in _bounded_map(
+        for seen, compared in _bounded_map(
             pool, lambda example: inspect(example, expects_mask, max_pixels), examples
         ):
+            if compared is not None:
+                thumbnails[len(decoded)], hashes[len(decoded)] = compared
+                decoded.append(len(inspected))
             inspected.append(seen)
             findings += seen.findings
             update(1)
     findings += _too_many(findings, len(examples), root)
     findings += _lesions_across_parts(examples)
-    return AuditedSource(source, root, examples, inspected, findings)
+    return AuditedSource(
+        source,
+        root,
+        examples,
+        inspected,
+        findings,
+        np.array(decoded, int),
+        thumbnails[: len(decoded)],
+        hashes[: len(decoded)],
+    )
 
 
 def _bounded_map(
-    pool: ThreadPoolExecutor, function: Callable[[Example], Inspected], examples: Sequence[Example]
-) -> Iterator[Inspected]:
+    pool: ThreadPoolExecutor, function: Callable[[Example], T], examples: Sequence[Example]
+) -> Iterator[T]:
     """Maps in threads, in order, with a bounded number under way."""
     pending: collections.deque[Any] = collections.deque()
     for example in examples:
@@ -139,22 +163,14 @@ def find_duplicates(
       audited: The data sets.
       update: Is told how many more pictures were compared with all others.
     """
-    places = [
-        (s, e)
-        for s, one in enumerate(audited)
-        for e, seen in enumerate(one.inspected)
-        if seen.thumbnail is not None
-    ]
+    places = [(s, int(e)) for s, one in enumerate(audited) for e in one.decoded]
     if not places:
         return []
-    seen = [audited[s].inspected[e] for s, e in places]
-    thumbnails = np.stack([one.thumbnail for one in seen if one.thumbnail is not None])
-    hashes = np.stack([one.hashes for one in seen if one.hashes is not None])
     duplicates = []
     same_bytes: dict[bytes, int] = {}
     is_copy = np.zeros(len(places), bool)
-    for index, one in enumerate(seen):
-        first = same_bytes.setdefault(one.digest, index)
+    for index, (s, e) in enumerate(places):
+        first = same_bytes.setdefault(audited[s].inspected[e].digest, index)
         if first != index:
             is_copy[index] = True
             duplicates.append(
@@ -163,7 +179,13 @@ def find_duplicates(
     # Copies of the same bytes were told already, and would come again with each near-duplicate.
     kept = np.flatnonzero(~is_copy)
     update(int(is_copy.sum()))
-    for pair in find_pairs(thumbnails[kept], hashes[kept], update):
+    thumbnails, hashes = (
+        np.concatenate([getattr(one, name) for one in audited])[kept]
+        if is_copy.any() or len(audited) > 1
+        else getattr(audited[0], name)
+        for name in ("thumbnails", "hashes")
+    )
+    for pair in find_pairs(thumbnails, hashes, update):
         first, second = (places[kept[index]] for index in (pair.first, pair.second))
         turned = pair.orientation != 0
         duplicates.append(

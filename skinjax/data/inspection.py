@@ -22,8 +22,6 @@ class Inspected:
       mode: Its colour mode, likewise.
       size: Height and width of the picture in pixels; None where it does not decode.
       lesion_fraction: The share of the mask that is lesion, 0 to 1; None without a usable mask.
-      thumbnail: uint8 [32, 32], grey; None where the picture does not decode.
-      hashes: uint64 [8], its perceptual hashes; None likewise.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -32,17 +30,21 @@ class Inspected:
     mode: str = ""
     size: tuple[int, int] | None = None
     lesion_fraction: float | None = None
-    thumbnail: np.ndarray | None = None
-    hashes: np.ndarray | None = None
 
 
-def inspect(example: Example, expects_mask: bool, max_pixels: int) -> Inspected:
+def inspect(
+    example: Example, expects_mask: bool, max_pixels: int
+) -> tuple[Inspected, tuple[np.ndarray, np.ndarray] | None]:
     """Reads an example's files and decodes them.
 
     Args:
       example: The example.
       expects_mask: Whether it is a finding that it has no mask.
       max_pixels: The largest height times width of a picture or mask that is read.
+
+    Returns:
+      What was seen; and what the picture is compared by, `make_thumbnail` and `make_hashes`, None
+      where it does not decode.
     """
     findings: list[Finding] = []
     try:
@@ -50,7 +52,7 @@ def inspect(example: Example, expects_mask: bool, max_pixels: int) -> Inspected:
     except OSError as error:
         names = " or ".join(filter(None, (example.image_name, example.mask_name)))
         reason = error.strerror or str(error)
-        return Inspected([Finding(names, "file cannot be read", reason, stops=True)])
+        return Inspected([Finding(names, "file cannot be read", reason, stops=True)]), None
     digest = hashlib.sha256(image_bytes).digest()
     file_format, mode = images.describe(image_bytes)
     image = None
@@ -64,17 +66,18 @@ def inspect(example: Example, expects_mask: bool, max_pixels: int) -> Inspected:
     fraction = None
     if mask_bytes is not None:
         fraction = _inspect_mask(example, mask_bytes, image, max_pixels, findings)
-    thumbnail = None if image is None else make_thumbnail(image)
-    return Inspected(
+    seen = Inspected(
         findings=findings,
         digest=digest,
         format=file_format,
         mode=mode,
         size=None if image is None else (image.shape[0], image.shape[1]),
         lesion_fraction=fraction,
-        thumbnail=thumbnail,
-        hashes=None if thumbnail is None else make_hashes(thumbnail),
     )
+    if image is None:
+        return seen, None
+    thumbnail = make_thumbnail(image)
+    return seen, (thumbnail, make_hashes(thumbnail))
 
 
 def _inspect_mask(

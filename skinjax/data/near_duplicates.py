@@ -105,13 +105,12 @@ def find_pairs(
     Yields:
       The pairs, each once, in its best orientation, ordered by their first picture.
     """
-    views = _oriented(thumbnails)
     flat = np.ascontiguousarray(hashes).reshape(-1)
 
     def compare(rows: range) -> list[Pair]:
         distances = np.bitwise_count(hashes[rows.start : rows.stop, :1] ^ flat[8 * rows.start :])
         row, column = np.nonzero(distances <= MAX_HASH_DISTANCE)
-        return _confirmed(views, rows.start + row, rows.start + column // 8, column % 8)
+        return _confirmed(thumbnails, rows.start + row, rows.start + column // 8, column % 8)
 
     with ThreadPoolExecutor(num_cores()) as pool:
         blocks = _blocks(len(thumbnails))
@@ -134,23 +133,24 @@ def _blocks(count: int) -> Iterator[range]:
         first += num_rows
 
 
-def _oriented(thumbnails: np.ndarray) -> np.ndarray:
-    """The thumbnails of mean 0 and norm 1 within a disc, as float16 [N, 32, 32] to spare memory.
+def _normalise(thumbnails: np.ndarray) -> np.ndarray:
+    """Thumbnails of mean 0 and norm 1 within a disc, as float32 [N, 32, 32].
 
     Outside of it, the dark corners that many dermatoscopes leave would make all their pictures
     alike.
     """
     centres = np.arange(THUMBNAIL_SIZE) - (THUMBNAIL_SIZE - 1) / 2
     disc = np.hypot(centres[:, None], centres) <= _DISC_RADIUS * THUMBNAIL_SIZE
-    views = np.empty(thumbnails.shape, np.float16)
-    for index, thumbnail in enumerate(thumbnails):
-        centred = np.where(disc, thumbnail - thumbnail[disc].mean(), 0).astype(np.float32)
-        views[index] = centred / max(float(np.linalg.norm(centred)), 1e-6)
+    inside = thumbnails[:, disc].astype(np.float32)
+    inside -= inside.mean(axis=1, keepdims=True)
+    inside /= np.maximum(np.linalg.norm(inside, axis=1, keepdims=True), 1e-6)
+    views = np.zeros(thumbnails.shape, np.float32)
+    views[:, disc] = inside
     return views
 
 
 def _confirmed(
-    views: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, orientations: np.ndarray
+    thumbnails: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, orientations: np.ndarray
 ) -> list[Pair]:
     """The candidates that correlate once aligned; each pair once, in its best orientation."""
     different = seconds > firsts
@@ -159,8 +159,8 @@ def _confirmed(
     for orientation, how in enumerate(ORIENTATIONS):
         chosen = np.flatnonzero(orientations == orientation)
         for part in np.array_split(chosen, len(chosen) // 4096 + 1):
-            ours = views[firsts[part]].astype(np.float32)
-            theirs = _turn(views[seconds[part]], how).astype(np.float32)
+            ours = _normalise(thumbnails[firsts[part]])
+            theirs = _turn(_normalise(thumbnails[seconds[part]]), how)
             correlations[part] = np.einsum("nij,nij->n", ours, theirs)
     best: dict[tuple[int, int], Pair] = {}
     for index in np.flatnonzero(correlations >= MIN_CORRELATION):

@@ -75,7 +75,7 @@ def test_damaged_pictures_and_masks_end_in_a_finding_and_are_left_out():
         with warnings.catch_warnings():
             # Pillow warns of what it then reads or refuses.
             warnings.simplefilter("ignore")
-            seen = inspect(example, expects_mask=True, max_pixels=2**20)
+            seen, _ = inspect(example, expects_mask=True, max_pixels=2**20)
             try:
                 made = records._encode(example, size=32, max_pixels=2**20)
             except UserError as error:
