@@ -84,7 +84,9 @@ def _work(what: str, count: int, folder: Path) -> None:
     if what == "prepare":
         prepare(source, folder / "cache", 128)
     else:
-        audited = audit_source(source, str(folder), num_cores(), 2**26, lambda n: None)
+        audited = audit_source(
+            source, source.examples(), str(folder), num_cores(), 2**26, lambda n: None
+        )
         find_duplicates([audited], lambda n: None)
     seconds = time.perf_counter() - start
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -1,10 +1,11 @@
 """A whole data set looked at: what is in it, what is broken, and what would leak into a test."""
 
 import collections
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,7 @@ from skinjax.data.near_duplicates import ORIENTATIONS, THUMBNAIL_SIZE, find_pair
 from skinjax.data.records import MAX_SHARE_LEFT_OUT
 from skinjax.data.sources.example import Example, Source
 from skinjax.data.sources.files import ORPHANED_MASKS
-
-T = TypeVar("T")
+from skinjax.data.threads import map_in_order
 
 # The random split that a leak is told of, as most notebooks make it.
 TEST_SHARE = 0.2
@@ -51,6 +51,7 @@ class AuditedSource:
 
 def audit_source(
     source: Source,
+    examples: Sequence[Example],
     root: str,
     num_threads: int,
     max_pixels: int,
@@ -60,12 +61,12 @@ def audit_source(
 
     Args:
       source: The data set, opened with strict=False.
+      examples: All of its examples.
       root: Where it lies, for the findings.
       num_threads: That read and decode.
       max_pixels: The largest height times width of a picture or mask that is read.
       update: Is told how many more examples are done.
     """
-    examples = source.examples()
     expects_mask = any(example.mask_name for example in examples)
     findings = [
         Finding(file, what, "", left_out=what != ORPHANED_MASKS) for file, what in source.missing
@@ -76,9 +77,8 @@ def audit_source(
     thumbnails = np.empty((len(examples), THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     hashes = np.empty((len(examples), len(ORIENTATIONS)), np.uint64)
     with ThreadPoolExecutor(num_threads) as pool:
-        for seen, compared in _bounded_map(
-            pool, lambda example: inspect(example, expects_mask, max_pixels), examples
-        ):
+        look = functools.partial(inspect, expects_mask=expects_mask, max_pixels=max_pixels)
+        for _, (seen, compared) in map_in_order(pool, look, examples, _AHEAD):
             if compared is not None:
                 thumbnails[len(decoded)], hashes[len(decoded)] = compared
                 decoded.append(len(inspected))
@@ -97,19 +97,6 @@ def audit_source(
         thumbnails[: len(decoded)],
         hashes[: len(decoded)],
     )
-
-
-def _bounded_map(
-    pool: ThreadPoolExecutor, function: Callable[[Example], T], examples: Sequence[Example]
-) -> Iterator[T]:
-    """Maps in threads, in order, with a bounded number under way."""
-    pending: collections.deque[Any] = collections.deque()
-    for example in examples:
-        pending.append(pool.submit(function, example))
-        if len(pending) >= _AHEAD:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _too_many(findings: list[Finding], total: int, root: str) -> Iterator[Finding]:

@@ -33,7 +33,6 @@ class Combined:
         self.set_names = tuple(member.name for member in self._members)
         self.name = "+".join(self.set_names)
         self.tells_lesions = tuple(member.has_lesion_ids for member in self._members)
-        self.notes = [note for member in self._members for note in member.notes]
         self.table: list[Row] = list(first.table)
         self._starts = [0]
         for member in self._members[1:]:

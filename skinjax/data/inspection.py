@@ -50,9 +50,10 @@ def inspect(
     try:
         image_bytes, mask_bytes = example.load()
     except OSError as error:
-        names = " or ".join(filter(None, (example.image_name, example.mask_name)))
         reason = error.strerror or str(error)
-        return Inspected([Finding(names, "file cannot be read", reason, stops=True)]), None
+        return Inspected(
+            [Finding(example.file_names, "file cannot be read", reason, stops=True)]
+        ), None
     digest = hashlib.sha256(image_bytes).digest()
     file_format, mode = images.describe(image_bytes)
     image = None

@@ -6,8 +6,6 @@ thumbnails decides: lesions look alike to a hash, a dark spot in the middle of l
 different lesions none correlated above 0.974.
 """
 
-import collections
-import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from skinjax.data.threads import map_in_order
 from skinjax.process import num_cores
 
 THUMBNAIL_SIZE = 32  # pixels a side; what the hash looks at
@@ -114,14 +113,9 @@ def find_pairs(
 
     with ThreadPoolExecutor(num_cores()) as pool:
         blocks = _blocks(len(thumbnails))
-        pending = collections.deque(
-            (rows, pool.submit(compare, rows)) for rows in itertools.islice(blocks, 2 * num_cores())
-        )
-        while pending:
-            rows, pairs = pending.popleft()
-            yield from pairs.result()
+        for rows, pairs in map_in_order(pool, compare, blocks, 2 * num_cores()):
+            yield from pairs
             update(len(rows))
-            pending.extend((r, pool.submit(compare, r)) for r in itertools.islice(blocks, 1))
 
 
 def _blocks(count: int) -> Iterator[range]:

@@ -1,6 +1,5 @@
 """Any source -> one set of ArrayRecord files in the cache, made once, whole or not at all."""
 
-import collections
 import contextlib
 import functools
 import hashlib
@@ -9,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from skinjax.data.archives import build_folder, disk_error
 from skinjax.data.near_duplicates import make_thumbnail
 from skinjax.data.sources.example import Example, Source
 from skinjax.data.table import Row, read_table, write_table
+from skinjax.data.threads import map_in_order
 from skinjax.errors import UserError
+from skinjax.process import num_cores
 from skinjax.progress import progress
 
 # A shard has one reader, which threads share; more and smaller files would only cost file handles.
@@ -52,7 +53,6 @@ class Prepared:
       has_lesion_ids: Whether the data set says which pictures show the same lesion.
       notes: Sentences about what was left out, for the user to read.
       table: One row a picture, in record order.
-      set_names: The data sets that it is made of; its own name alone.
     """
 
     def __init__(self, directory: str | Path):
@@ -70,7 +70,6 @@ class Prepared:
                 f"{self.directory} holds no prepared data set that can be read: {mend}."
             ) from error
         self.name: str = about["name"]
-        self.set_names: tuple[str, ...] = (self.name,)
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.has_lesion_ids: bool = about["has_lesion_ids"]
         self.notes: list[str] = about["notes"]
@@ -97,7 +96,7 @@ class Prepared:
         return len(self.table)
 
     def set_index(self, position: int) -> int:
-        """The index of a picture's data set in `set_names`."""
+        """Which of the data sets a picture is from: there is but one (`combined.Combined`)."""
         return 0
 
     def thumbnails(self) -> np.ndarray:
@@ -166,7 +165,7 @@ def prepare(
         try:
             with build_folder(directory) as folder:
                 encode = functools.partial(_encode, size=size, max_pixels=max_pixels)
-                num_threads = num_threads or os.cpu_count() or 1
+                num_threads = num_threads or num_cores()
                 about = _build(source, examples, folder, encode, num_threads)
                 about["size"] = size
                 (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -309,27 +308,8 @@ def _encode_all(
     # An error after each broken picture would show one at a time; a whole broken copy stops early.
     num_allowed = int(MAX_SHARE_LEFT_OUT * len(examples))
     num_listed = num_allowed + 20
-    seen: set[str] = set()
-    queue: collections.deque[tuple[Example, Future]] = collections.deque()
-    remaining = iter(examples)
-    while True:
-        for example in itertools.islice(remaining, num_ahead - len(queue)):
-            if example.image_id in seen:
-                raise UserError(
-                    f"The image id {example.image_id} comes twice in {source.name}: rename or "
-                    f"remove {example.image_name}."
-                )
-            seen.add(example.image_id)
-            if example.label is not None and example.label not in source.classes:
-                raise UserError(
-                    f"The image {example.image_id} has the label {example.label!r}, which is none "
-                    f"of {', '.join(source.classes)}: correct it in the table of {source.name}."
-                )
-            queue.append((example, pool.submit(encode, example)))
-        if not queue:
-            break
-        example, future = queue.popleft()
-        result = future.result()
+    checked = _checked(source, examples)
+    for example, result in map_in_order(pool, encode, checked, num_ahead):
         update(1)
         if isinstance(result, UserError):
             broken.append(result)
@@ -345,13 +325,30 @@ def _encode_all(
         raise UserError(_broken_note(source, broken, len(examples)))
 
 
+def _checked(source: Source, examples: Sequence[Example]) -> Iterator[Example]:
+    """The examples, as long as each has an id of its own and a label that the source knows."""
+    seen: set[str] = set()
+    for example in examples:
+        if example.image_id in seen:
+            raise UserError(
+                f"The image id {example.image_id} comes twice in {source.name}: rename or "
+                f"remove {example.image_name}."
+            )
+        seen.add(example.image_id)
+        if example.label is not None and example.label not in source.classes:
+            raise UserError(
+                f"The image {example.image_id} has the label {example.label!r}, which is none "
+                f"of {', '.join(source.classes)}: correct it in the table of {source.name}."
+            )
+        yield example
+
+
 def _encode(example: Example, size: int, max_pixels: int) -> dict[str, Any] | UserError:
     """Loads, checks and encodes one example; returns the error where the picture is broken."""
     try:
         image_bytes, mask_bytes = example.load()
     except OSError as error:
-        names = " or ".join(filter(None, (example.image_name, example.mask_name)))
-        raise UserError(f"Cannot read {names} ({error.strerror or error}).") from error
+        raise UserError(f"Cannot read {example.file_names} ({error.strerror or error}).") from error
     try:
         image = images.decode_image(image_bytes, example.image_name, max_pixels=max_pixels)
     except UserError as error:

@@ -27,12 +27,12 @@ from skinjax.data.near_duplicates import MIN_CORRELATION
 from skinjax.data.sources.example import Example, Source
 from skinjax.errors import UserError
 from skinjax.modes.config import segmentation_config
-from skinjax.modes.workdir import write_text
+from skinjax.modes.workdir import make_folder, write_text
 from skinjax.process import num_cores
 from skinjax.progress import progress
 from skinjax.report.audit_page import AuditPage, FindingGroup, render_audit
 
-_MAX_PICTURES = 24  # of each kind on the page
+_MAX_PICTURES = 12  # of each kind on the page
 _MAX_LISTED = 5  # files of a finding that the page names
 # Findings whose pictures the page shows.
 _WORTH_A_LOOK = ("mask is all background", "mask is all lesion", "mask has another aspect ratio")
@@ -57,11 +57,16 @@ def audit(sources: Sequence[str], output: Path, dataset: str = "") -> bool:
     defaults = segmentation_config().data
     num_threads = num_cores()
     cache_dir = Path(os.path.expanduser(defaults.cache_dir))
+    opened = [(root, source) for root in sources for source in _open(root, cache_dir, dataset)]
+    # Before the long reading, after what may be wrong with the sources.
+    make_folder("output", output)
     audited: list[AuditedSource] = []
-    for root in sources:
-        for source in _open(root, cache_dir, dataset):
-            with progress(f"reading {source.name}", len(source.examples())) as update:
-                audited.append(audit_source(source, root, num_threads, defaults.max_pixels, update))
+    for root, source in opened:
+        examples = source.examples()
+        with progress(f"reading {source.name}", len(examples)) as update:
+            audited.append(
+                audit_source(source, examples, root, num_threads, defaults.max_pixels, update)
+            )
     num_images = sum(len(one.examples) for one in audited)
     with progress("comparing all pictures", num_images) as update:
         duplicates = find_duplicates(audited, update)
@@ -72,13 +77,6 @@ def audit(sources: Sequence[str], output: Path, dataset: str = "") -> bool:
 
     all_facts = [facts(one) for one in audited]
     groups = _group(findings, sources)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output={output} cannot be made ({error.strerror}): name a folder that can be "
-            "written."
-        ) from error
     num_stops = sum(finding.stops for finding in findings)
     summary = {
         "datasets": all_facts,
@@ -167,7 +165,7 @@ def _pairs(
     chosen = [
         duplicate
         for _, same in itertools.groupby(ordered, lambda d: d.finding.finding)
-        for duplicate in itertools.islice(same, _MAX_PICTURES // 2)
+        for duplicate in itertools.islice(same, _MAX_PICTURES)
     ]
     for duplicate in chosen:
         examples = [audited[s].examples[e] for s, e in (duplicate.first, duplicate.second)]
@@ -186,7 +184,7 @@ def _pictures(audited: Sequence[AuditedSource]) -> Iterator[tuple[np.ndarray, st
         for example, seen in zip(one.examples, one.inspected, strict=True):
             for finding in seen.findings:
                 kind = finding.finding
-                if kind in _WORTH_A_LOOK and seen.size and shown[kind] < _MAX_PICTURES // 2:
+                if kind in _WORTH_A_LOOK and seen.size and shown[kind] < _MAX_PICTURES:
                     shown[kind] += 1
                     with contextlib.suppress(OSError, BrokenPicture):  # changed since it was read
                         yield _read(example), f"{_name(example)}: {kind}"

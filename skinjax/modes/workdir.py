@@ -42,13 +42,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
     if (workdir / "config.json").exists():
         check_resume(workdir, config)
         return True
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be made ({error.strerror}): name a folder that can be "
-            "written."
-        ) from error
+    make_folder("workdir", workdir)
     # A run that was killed before its config.json was written has left no more than these.
     others = sorted(p.name for p in workdir.iterdir() if p.name not in _WRITTEN_FIRST)
     others = [name for name in others if not name.endswith(".tmp")]
@@ -59,6 +53,21 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
             "an empty folder."
         )
     return False
+
+
+def make_folder(flag: str, folder: Path) -> None:
+    """Makes the folder that a flag names, where it is missing.
+
+    Raises:
+        UserError: where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={folder} cannot be made ({error.strerror}): name a folder that can be "
+            "written."
+        ) from error
 
 
 @contextmanager

@@ -34,6 +34,11 @@ class Example:
     part: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def file_names(self) -> str:
+        """Where it comes from, for a message about what may be either file's fault."""
+        return " or ".join(filter(None, (self.image_name, self.mask_name)))
+
 
 class Source(Protocol):
     """A data set in the layout in which people have it.

@@ -1,15 +1,18 @@
 """The files of a data set on disk: found in folders and zips, and told apart by their names."""
 
 import collections
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from skinjax.data.archives import is_junk, unpack, zip_names
+from skinjax.data.sources.example import Example
 from skinjax.errors import UserError
 
 # What is missing up to this share is left out with a warning; more of it is a broken download.
@@ -202,7 +205,26 @@ def require_source(source: str | Path | None, what: str) -> Path:
     return Path(source).expanduser()
 
 
-def load(image: str, mask: str | None) -> tuple[bytes, bytes | None]:
+def example_of(image_id: str, image: File, mask: File | None, **known: Any) -> Example:
+    """An example that is read from an image's file, and its mask's where there is one.
+
+    Args:
+      image_id: The name of the picture, unique in its data set.
+      image: Its file.
+      mask: Its mask's.
+      **known: The other attributes of `Example`.
+    """
+    mask_path = mask.path if mask else None
+    return Example(
+        image_id,
+        functools.partial(_load, image.path, mask_path),
+        image_name=image.path,
+        mask_name=mask_path,
+        **known,
+    )
+
+
+def _load(image: str, mask: str | None) -> tuple[bytes, bytes | None]:
     """Reads an image's file and its mask's."""
     return Path(image).read_bytes(), Path(mask).read_bytes() if mask else None
 

@@ -1,6 +1,5 @@
 """A user's own folder: images with masks beside them, a folder for each class, or a table."""
 
-import functools
 import posixpath
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -11,8 +10,8 @@ from skinjax.data.sources.files import (
     File,
     Tallied,
     Tally,
+    example_of,
     fingerprint,
-    load,
     require_source,
     stat_file,
 )
@@ -130,14 +129,11 @@ class FolderSource(Tallied):
         """Returns all examples, ordered by image id."""
         found = []
         for path, row in sorted(self._rows.items(), key=lambda item: self._ids[item[0]]):
-            image = self._pictures[path].path
-            mask = self._pictures[self._masks_of[path]].path if path in self._masks_of else None
             found.append(
-                Example(
-                    image_id=self._ids[path],
-                    load=functools.partial(load, image, mask),
-                    image_name=image,
-                    mask_name=mask,
+                example_of(
+                    self._ids[path],
+                    self._pictures[path],
+                    self._pictures.get(self._masks_of.get(path, "")),
                     lesion_id=row.group,
                     label=row.label,
                     part=row.part,

@@ -4,7 +4,6 @@ Tschandl, Rosendahl and Kittler, Sci Data 5:180161 (2018), doi 10.7910/DVN/DBW86
 from Tschandl et al., Nat Med 26 (2020), in the same Dataverse entry.
 """
 
-import functools
 import os
 import re
 from pathlib import Path
@@ -16,8 +15,8 @@ from skinjax.data.sources.files import (
     Found,
     Tallied,
     Tally,
+    example_of,
     fingerprint,
-    load,
     require_source,
     stat_file,
 )
@@ -96,11 +95,10 @@ class Ham10000Source(Tallied):
     def examples(self) -> list[Example]:
         """Returns all examples, ordered by image id."""
         return [
-            Example(
-                image_id=record.image_id,
-                load=functools.partial(load, image.path, mask.path if mask else None),
-                image_name=image.path,
-                mask_name=mask.path if mask else None,
+            example_of(
+                record.image_id,
+                image,
+                mask,
                 lesion_id=record.lesion_id,
                 label=record.label,
                 metadata=record.metadata,

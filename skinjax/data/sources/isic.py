@@ -6,7 +6,6 @@ al., Sci Data 8:34 (2021).
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from skinjax.data.sources.files import (
     File,
     Tallied,
     Tally,
+    example_of,
     fingerprint,
-    load,
     require_source,
 )
 from skinjax.data.sources.isic_files import YEARS, IsicFiles
@@ -145,13 +144,10 @@ class IsicSource(Tallied):
     def examples(self) -> list[Example]:
         """Returns all examples, ordered by image id."""
         return [
-            Example(
-                image_id=record.image_id,
-                load=functools.partial(
-                    load, record.image.path, record.mask.path if record.mask else None
-                ),
-                image_name=record.image.path,
-                mask_name=record.mask.path if record.mask else None,
+            example_of(
+                record.image_id,
+                record.image,
+                record.mask,
                 lesion_id=record.lesion_id,
                 label=record.row.label if record.row else None,
                 part=record.part,

@@ -4,7 +4,6 @@ Mendonça, Ferreira, Marques, Marcal and Rozeira, EMBC 2013, doi 10.1109/EMBC.20
 dermoscopic pictures of melanocytic lesions with outlines, from the Hospital Pedro Hispano.
 """
 
-import functools
 import os
 import re
 import zipfile
@@ -19,8 +18,8 @@ from skinjax.data.sources.files import (
     Found,
     Tallied,
     Tally,
+    example_of,
     fingerprint,
-    load,
     require_source,
     stat_file,
 )
@@ -101,11 +100,10 @@ class Ph2Source(Tallied):
     def examples(self) -> list[Example]:
         """Returns all examples, ordered by image id."""
         return [
-            Example(
-                image_id=image_id,
-                load=functools.partial(load, image.path, mask.path if mask else None),
-                image_name=image.path,
-                mask_name=mask.path if mask else None,
+            example_of(
+                image_id,
+                image,
+                mask,
                 lesion_id=image_id,
                 label=row.label if row else None,
                 metadata=row.metadata if row else {},
