@@ -50,6 +50,7 @@ def create_task(
         attention=model.attention,
         reduction=model.reduction,
         dtype=jnp.dtype(resolve_dtype(config.dtype)),
+        remat=config.remat,
         image_size=tuple(config.image_size),
         augmentation=Augmentation(**config.augmentation),
     )

@@ -225,6 +225,34 @@ def create_examples(
     )
 
 
+# Of the memory there is, what decoded images may take up: the rest is the model's and others'.
+DEVICE_SHARE, HOST_SHARE = 0.25, 0.5
+
+
+def choose_cache(
+    config: ConfigDict, num_examples: int, with_masks: bool, device_bytes: int | None
+) -> str:
+    """Where the decoded training images are kept, by what fits, unless the configuration says it.
+
+    Args:
+        config: of the run.
+        num_examples: of the training split.
+        with_masks: whether masks are kept beside the images.
+        device_bytes: memory of a device; None where it is the host's.
+
+    Returns:
+        'device', 'host' or 'none'.
+    """
+    if config.data.cache != "auto":
+        return config.data.cache
+    height, width = config.image_size
+    num_bytes = num_examples * height * width * (4 if with_masks else 3)
+    if device_bytes and num_bytes <= DEVICE_SHARE * device_bytes:
+        return "device"
+    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return "host" if num_bytes <= HOST_SHARE * host_bytes else "none"
+
+
 def class_shares(prepared: Prepared | Combined, positions: list[int]) -> tuple[float, ...]:
     """The share of each class among the images at some positions.
 

@@ -20,6 +20,7 @@ from skinjax.engine import optim, parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.monitor import Monitor, duration
 from skinjax.engine.preemption import interruption, stop_on_signals
+from skinjax.engine.resident import Resident, device_memory
 from skinjax.engine.state import TrainState
 from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
 from skinjax.errors import UserError
@@ -118,11 +119,14 @@ class _Run:
 
         self.training = build.create_training(config, prepared, splits["train"])
         self.task, self.durations = self.training.task, self.training.durations
-        keep = config.data.cache == "host"
+        masks = self.task.uses_masks
+        self.cache = datasets.choose_cache(config, len(splits["train"]), masks, device_memory())
         self.train_examples, self.val_examples = (
-            datasets.create_examples(config, prepared, splits[name], self.task.uses_masks, keep)
-            for name in ("train", "val")
+            datasets.create_examples(config, prepared, splits[name], masks, self.cache in kept)
+            for name, kept in (("train", ("host",)), ("val", ("host", "device")))
         )
+        where = {"device": "on each device", "host": "in memory", "none": "nowhere"}
+        print(f"decoded images are kept {where[self.cache]}.", flush=True)
 
     def create_or_restore(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The state to begin or to go on with, and the progress noted beside it."""
@@ -201,18 +205,24 @@ class _Run:
     def train_batches(self, examples_seen: int) -> Iterator[dict[str, jax.Array]]:
         """The batches from a position in the data on, on their way to the devices."""
         config = self.config
+        load: Callable[[np.ndarray], Any] = self.train_examples.batch
+        put: Callable[[Any], dict[str, jax.Array]] = self._put
+        if self.cache == "device":
+            stacked = self.train_examples.stack(config.data.num_threads)
+            load, put = np.asarray, Resident(stacked, self.mesh).batch
         batches = train_batches(
             self.train_examples,
             config.batch_size,
             seed=config.seed,
             start=examples_seen // config.batch_size,
             num_threads=config.data.num_threads,
+            load=load,
             sampling=config.data.sampling,
             weights=(1.0, *(weight for _, _, weight in config.data.also)),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return prefetch(batches, self._put)
+        return prefetch(batches, put)
 
     def create_monitor(self, start: int, progress: dict[str, Any]) -> Monitor:
         """What shows and writes the training from a step on."""

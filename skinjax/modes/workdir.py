@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
 from skinjax.errors import UserError
-from skinjax.modes.config import flatten
+from skinjax.modes.config import default_config, flatten
 
 LOCK = ".lock"
 _WRITTEN_FIRST = (LOCK, "splits.csv", "classes.json")  # before config.json, which makes it a run
@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "log_every_steps",
     "save_every_steps",
     "keep_last",
+    "remat",
     "data.source",
     "data.cache_dir",
     "data.cache",
@@ -130,6 +131,8 @@ def write_text(path: Path, text: str) -> None:
 def read_config(workdir: Path) -> ConfigDict:
     """Reads the configuration of a run.
 
+    What an earlier version did not write yet has its default, which does what that version did.
+
     Raises:
         UserError: where the folder holds no run, or its config.json cannot be read.
     """
@@ -143,7 +146,10 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
-    return ConfigDict(_tuples(values))
+    config = default_config(values.get("task", ""))
+    with config.ignore_type():
+        config.update(_tuples(values))
+    return config
 
 
 def _tuples(value: Any) -> Any:

@@ -140,6 +140,7 @@ def create_classification(
     stem: str,
     reduction: int,
     dtype: jax.typing.DTypeLike,
+    remat: bool = False,
     **settings: Any,
 ) -> Classification:
     """Creates the task with its model; `settings` are the other attributes of `Classification`."""
@@ -150,5 +151,6 @@ def create_classification(
         stem=stem,
         reduction=reduction,
         dtype=dtype,
+        remat=remat,
     )
     return Classification(model=model, **settings)

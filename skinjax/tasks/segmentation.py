@@ -112,10 +112,15 @@ def create_segmentation(
     attention: str,
     reduction: int,
     dtype: jax.typing.DTypeLike,
+    remat: bool = False,
     **settings: Any,
 ) -> Segmentation:
     """Creates the task with its model; `settings` are the other attributes of `Segmentation`."""
     model = SEUNet(
-        base_features=base_features, attention=attention, reduction=reduction, dtype=dtype
+        base_features=base_features,
+        attention=attention,
+        reduction=reduction,
+        dtype=dtype,
+        remat=remat,
     )
     return Segmentation(model=model, **settings)

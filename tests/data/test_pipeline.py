@@ -112,6 +112,23 @@ def test_the_cache_changes_nothing_but_the_number_of_reads():
             np.testing.assert_array_equal(array, cached[name])
 
 
+def test_all_examples_at_once_are_the_examples():
+    examples = create_examples(["a", "b", None, "c", "a"], fit="letterbox", size=(16, 16))
+    stacked, batch = examples.stack(num_threads=3), examples.batch(range(5))
+    assert stacked.keys() == batch.keys()
+    for name, array in batch.items():
+        np.testing.assert_array_equal(stacked[name], array)
+        assert stacked[name].dtype == array.dtype
+
+
+def test_batches_can_be_left_as_indices():
+    examples = create_examples(["a"] * 10)
+    whole = drawn(train_batches(examples, 4, seed=3, start=5, num_threads=2), 4)
+    left = train_batches(examples, 4, seed=3, start=5, num_threads=2, load=np.asarray)
+    for images, indices in zip(whole, left, strict=False):
+        np.testing.assert_array_equal(images, indices)
+
+
 def test_processes_share_each_batch_out():
     examples = create_examples(["a"] * 10)
     whole = drawn(train_batches(examples, 4, seed=0, start=2, num_threads=1), 5)

@@ -66,7 +66,23 @@ def test_an_unknown_key_is_met_with_the_nearest(key, nearest):
     assert f"--config.{nearest}?" in str(unknown_key(segmentation_config(), key))
 
 
+def test_a_field_that_an_earlier_version_lacked_has_its_default(tmp_path):
+    config = classification_config()
+    config.batch_size = 5
+    old = config.copy_and_resolve_references()
+    del old.remat
+    del old.data.cache
+    write_config(tmp_path / "config.json", old)
+    assert flatten(read_config(tmp_path)) == flatten(config)
+    check_resume(tmp_path, config)
+    config.remat = True  # for less memory, in the middle of a run
+    check_resume(tmp_path, config)
+
+
 def test_a_damaged_configuration_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"task": ')
     with pytest.raises(UserError, match=r"config\.json is damaged"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"task": "detection"}')
+    with pytest.raises(UserError, match=r"config\.task='detection'"):
         read_config(tmp_path)

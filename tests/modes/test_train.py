@@ -179,6 +179,36 @@ def test_a_signal_saves_and_changes_nothing(
     assert_same_end(workdir, whole_run)
 
 
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_where_images_are_kept_changes_nothing(
+    config, whole_run, tmp_path, monkeypatch, capsys, cache
+):
+    workdir = tmp_path / "run"
+    config.data.cache = cache
+    with monkeypatch.context() as patch:
+        call_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, workdir, TWO)
+    assert f"kept {'on each device' if cache == 'device' else 'nowhere'}" in capsys.readouterr().out
+    config.data.cache = "device"
+    train(config, workdir, TWO)
+    assert_same_end(workdir, whole_run)
+
+
+def test_images_are_kept_where_they_fit(config, monkeypatch):
+    config.data.cache = "auto"
+    size = 32 * 48 * 4  # bytes of an image and its mask
+    assert datasets.choose_cache(config, 10, True, 40 * size) == "device"
+    assert datasets.choose_cache(config, 11, True, 40 * size) == "host"
+    assert datasets.choose_cache(config, 13, False, 40 * size) == "device"
+    assert datasets.choose_cache(config, 10, True, None) == "host"
+    memory = {"SC_PHYS_PAGES": 20 * size, "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr(os, "sysconf", memory.get)
+    assert datasets.choose_cache(config, 11, True, 40 * size) == "none"
+    config.data.cache = "device"
+    assert datasets.choose_cache(config, 10**9, True, None) == "device"
+
+
 def test_a_complete_run_stays_as_it_is(config, whole_run, capsys):
     before = (whole_run / "metrics.jsonl").read_bytes()
     assert train(config, whole_run, TWO) == {}

@@ -1,0 +1,48 @@
+"""A data set that lies on the devices, where it fits: a batch is then a list of places in it."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from skinjax.engine.parallel import batch_sharding, put_batch, replicated_sharding
+
+
+class Resident:
+    """Examples that each device holds whole, as uint8, so that a step waits for no transfer.
+
+    Args:
+        arrays: each of shape [N, ...], one row an example.
+        mesh: the devices.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], mesh: Mesh):
+        self._mesh = mesh
+        sharding = replicated_sharding(mesh)
+        self._arrays = {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in arrays.items()
+        }
+        self._take = jax.jit(
+            lambda arrays, places: {name: array[places] for name, array in arrays.items()},
+            out_shardings=batch_sharding(mesh),
+        )
+
+    def batch(self, places: np.ndarray) -> dict[str, jax.Array]:
+        """A batch on the devices, without waiting.
+
+        Args:
+            places: int [n], the examples of this process's share.
+
+        Returns:
+            The arrays' rows there, divided among the devices as `parallel.put_batch` does it.
+        """
+        sent = put_batch({"places": places.astype(np.int32)}, self._mesh)
+        return self._take(self._arrays, sent["places"])
+
+
+def device_memory() -> int | None:
+    """Bytes that a program may use on a device; None where the backend does not tell (CPU)."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats.get("bytes_limit") if stats else None

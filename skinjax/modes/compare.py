@@ -1,0 +1,136 @@
+"""Comparison: two runs scored on the same images, and whether one is shown to be better."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skinjax.errors import UserError
+from skinjax.modes.workdir import make_folder, write_text
+from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
+
+# Of per_image.csv; of predictions.csv those that have an interval.
+_SCORES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")
+_LOWER_IS_BETTER = ("ece",)
+
+
+def compare(
+    first: Path, second: Path, name: str = "test", output: Path | None = None
+) -> dict[str, Difference]:
+    """Tells by how much the second run's figures differ from the first one's, and how surely.
+
+    Args:
+        first: a run's folder.
+        second: another one's.
+        name: of an evaluation that both have: a folder of theirs under evaluate/.
+        output: the folder to write comparison.json to; nothing is written without one.
+
+    Returns:
+        The difference of each headline figure.
+
+    Raises:
+        UserError: where an evaluation is missing, or the two are not of the same images.
+    """
+    tables = [_read(workdir, name) for workdir in (first, second)]
+    kinds = [kind for kind, _ in tables]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{first} has {kinds[0]} and {second} {kinds[1]} in evaluate/{name}: name two runs of "
+            "one task."
+        )
+    (_, ours), (_, theirs) = tables
+    if ours.keys() != theirs.keys():
+        alone = sorted(ours.keys() ^ theirs.keys())
+        raise UserError(
+            f"{first} and {second} were not scored on the same images in evaluate/{name} "
+            f"({len(alone):,} are in one alone, as {alone[0]}): compare runs of one data set and "
+            "one config.data.split_seed."
+        )
+    compared = _compare_masks if kinds[0] == "per_image.csv" else _compare_classes
+    differences = compared(list(ours.values()), [theirs[image_id] for image_id in ours], name)
+    num_lesions = len({row["lesion_id"] for row in ours.values()})
+    print(f"{name}: {len(ours):,} images of {num_lesions:,} lesions")
+    print(f"  A: {first}\n  B: {second}")
+    print(_table(differences))
+    if output is not None:
+        make_folder("output", output)
+        written: dict[str, Any] = {"first": str(first), "second": str(second), "name": name}
+        # JSON has no NaN: what is undefined is null.
+        written["figures"] = {
+            figure: {
+                key: None if math.isnan(value) else value
+                for key, value in dataclasses.asdict(difference).items()
+            }
+            for figure, difference in differences.items()
+        }
+        write_text(output / "comparison.json", json.dumps(written, indent=2) + "\n")
+    return differences
+
+
+def _read(workdir: Path, name: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """The file of an evaluation, and its rows by image id."""
+    folder = workdir / "evaluate" / name
+    for kind in ("per_image.csv", "predictions.csv"):
+        if (folder / kind).is_file():
+            with (folder / kind).open(encoding="utf-8", newline="") as file:
+                return kind, {row["image_id"]: row for row in csv.DictReader(file)}
+    raise UserError(
+        f"{folder} holds no evaluation: run --mode=evaluate --workdir={workdir} with the same "
+        "--split, --dataset and --tta first."
+    )
+
+
+def _compare_masks(
+    ours: list[dict[str, str]], theirs: list[dict[str, str]], name: str
+) -> dict[str, Difference]:
+    return compare_scores(
+        _columns(ours, _SCORES), _columns(theirs, _SCORES), _SCORES, _lesions(ours)
+    )
+
+
+def _compare_classes(
+    ours: list[dict[str, str]], theirs: list[dict[str, str]], name: str
+) -> dict[str, Difference]:
+    fixed = ("image_id", "lesion_id", "truth", "predicted")
+    known = [[column for column in rows[0] if column not in fixed] for rows in (ours, theirs)]
+    classes = known[0]
+    truths = [[row["truth"] for row in rows] for rows in (ours, theirs)]
+    if known[0] != known[1] or truths[0] != truths[1]:
+        raise UserError(
+            f"The two runs do not tell the same classes apart in evaluate/{name} "
+            f"({', '.join(known[0])}; {', '.join(known[1])}): compare runs of one data set."
+        )
+    labels = np.array([classes.index(truth) for truth in truths[0]])
+    return compare_classes(
+        _columns(ours, classes), _columns(theirs, classes), labels, _lesions(ours), classes
+    )
+
+
+def _columns(rows: list[dict[str, str]], names: Sequence[str]) -> np.ndarray:
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def _lesions(rows: list[dict[str, str]]) -> list[str]:
+    return [row["lesion_id"] for row in rows]
+
+
+def _table(differences: dict[str, Difference]) -> str:
+    width = max(map(len, differences))
+    lines = [f"  {'':<{width}}      A      B   B - A  (95% interval)"]
+    for name, d in differences.items():
+        line = f"  {name:<{width}}  {d.first:.3f}  {d.second:.3f}  {d.second - d.first:+.3f}"
+        lines.append(f"{line}  ({d.low:+.3f} to {d.high:+.3f})  {_verdict(name, d)}")
+    return "\n".join(lines)
+
+
+def _verdict(name: str, difference: Difference) -> str:
+    if math.isnan(difference.low):
+        return "undefined: too many draws leave out a class"
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "B is better" if (difference.low > 0) != (name in _LOWER_IS_BETTER) else "A is better"
