@@ -59,6 +59,11 @@ find_accelerator() {
   done
 }
 
+# Prints the extra that the arguments of skinjax.main need: gcs where one is in a bucket.
+find_extras() {
+  if [[ "$*" == *gs://* ]]; then echo gcs; fi
+}
+
 # Prints what decides whether .venv is up to date; fails where its Python does not run.
 fingerprint() {
   "$python" -I - "$root" 2>/dev/null <<'PYTHON'

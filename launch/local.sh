@@ -14,7 +14,9 @@ if [[ ${1:-} == --dry-run ]]; then
   shift
 fi
 
-make_environment
+# Unquoted: where there is no extra there is no word.
+# shellcheck disable=SC2046
+make_environment $(find_extras "$@")
 if (($#)); then
   run exec "$python" -m skinjax.main "$@"
   exit

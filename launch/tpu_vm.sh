@@ -9,7 +9,7 @@
 #   install  brings this clone and its environment to every worker
 #   run      copies the data to every worker's disk and starts the training there, in the background
 #   follow   shows the log of the first worker until the training ends
-#   stop     asks the training to save and end
+#   stop     asks the training to save and end (where `train` watches, end that first: it starts it again)
 #   delete   gives the slice back
 # Flags:
 #   --project=P    gcloud's own, unless told        --runtime=V   the TPU software, where --type does not tell
@@ -135,7 +135,7 @@ install() {
   run gcloud compute tpus tpu-vm scp "$archive" "$name:skinjax.tar.gz" "${wide[@]}" --worker=all || return
   run rm -f -- "$archive"
   on_workers all \
-    "mkdir -p $clone && tar -xzf skinjax.tar.gz -C $clone && $clone/launch/worker.sh install"
+    "mkdir -p $clone && tar -xzf skinjax.tar.gz -C $clone && $clone/launch/worker.sh install gcs"
 }
 
 start() {

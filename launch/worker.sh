@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On one machine of several, called from elsewhere over ssh (by tpu_vm.sh): a training that outlives the
 # connection.
-#   launch/worker.sh install           makes .venv; finds or fetches a Python that is new enough
+#   launch/worker.sh install [EXTRA]   makes .venv; finds or fetches a Python that is new enough
 #   launch/worker.sh start ARGUMENTS   python -m skinjax.main ARGUMENTS in the background; what still
 #                                      runs is stopped first
 #   launch/worker.sh status            prints 'running', the exit status, or 'none'
@@ -69,7 +69,7 @@ case ${1:-} in
   supervise)
     cd -- "$root"
     told=""
-    trap 'told=1; kill -TERM "$training"' TERM
+    trap 'told=1; kill -TERM "$training" || true' TERM
     "$python" -m skinjax.main "${@:2}" &
     training=$!
     echo $$ >"$process.new"

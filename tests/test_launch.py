@@ -200,6 +200,12 @@ def test_accelerator_decides_what_is_installed(clone):
     assert installs(clone) == ["pip .[test]", "pip .[test,cuda]"]
 
 
+def test_a_folder_in_a_bucket_decides_what_is_installed(clone):
+    for workdir in ("run", "gs://bucket/run", "run"):
+        clone.run("launch/local.sh", "--config=c.py", f"--workdir={workdir}")
+    assert installs(clone) == ["pip .", "pip .[gcs]"]
+
+
 def test_test_runs_every_check_and_fails_with_any(clone):
     done = clone.run("launch/test.sh", "-m", "slow", FAILING="ruff *", STATUS="1")
     assert done.returncode == 1

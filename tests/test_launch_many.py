@@ -103,7 +103,6 @@ def job(clone: Clone, tmp_path: Path, **variables: str) -> dict[str, str]:
     (tmp_path / "spool").mkdir(exist_ok=True)
     shutil.copy(clone.root / "launch" / "slurm.sbatch", tmp_path / "spool" / "slurm_script")
     return clone.environment(
-        SLURM_SUBMIT_DIR=str(clone.root),
         SLURM_JOB_ID="7",
         SLURM_JOB_NUM_NODES="2",
         SLURM_CPUS_PER_TASK="4",
@@ -117,6 +116,7 @@ def run_job(
 ) -> subprocess.CompletedProcess:
     return subprocess.run(
         [tmp_path / "spool" / "slurm_script", *arguments],
+        cwd=clone.root,
         env=job(clone, tmp_path, **variables),
         capture_output=True,
         text=True,
@@ -161,7 +161,8 @@ def test_a_job_comes_back_where_it_can_go_on(clone, tmp_path, status, restarts, 
 @pytest.mark.parametrize("told_by", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_job_told_to_end_saves_and_comes_back(clone, tmp_path, told_by):
     environment = job(clone, tmp_path, LASTING="1")
-    running = subprocess.Popen([tmp_path / "spool" / "slurm_script"], env=environment)
+    script = tmp_path / "spool" / "slurm_script"
+    running = subprocess.Popen([script], cwd=clone.root, env=environment)
     while not (tmp_path / "step").exists():
         assert running.poll() is None
         time.sleep(0.02)
@@ -186,9 +187,9 @@ def test_a_dry_run_of_a_job_needs_no_slurm(clone):
 
 
 def test_a_job_outside_of_a_clone_says_so(clone, tmp_path):
-    environment = job(clone, tmp_path) | {"SLURM_SUBMIT_DIR": str(tmp_path)}
+    environment = job(clone, tmp_path)
     script = tmp_path / "spool" / "slurm_script"
-    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"{tmp_path} is no clone" in done.stderr
 
@@ -553,7 +554,7 @@ def test_the_pods_of_the_gpu_jobset_find_each_other():
     assert f"--coordinator={name}-{workers}-0-0.{name}:{port}" in training["args"]
     assert f"--num_processes={job['parallelism']}" in training["args"]
     assert "--process_id=$(JOB_COMPLETION_INDEX)" in training["args"]
-    assert "--distributed" not in training["args"]
+    assert "--distributed" in training["args"]
     assert job["completions"] == job["parallelism"]
     assert training["resources"]["limits"]["nvidia.com/gpu"] == 8
 
