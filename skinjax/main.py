@@ -1,8 +1,10 @@
 """The command line: flags to a mode, a mode to one function."""
 
+import contextlib
 import errno
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -15,7 +17,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; gs://BUCKET/FOLDER too.")
 _SPLIT = flags.DEFINE_enum(
     "split",
     None,
@@ -43,7 +45,8 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not understood: flags begin with --.")
-        _run()
+        with _copied_from_bucket():
+            _run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -59,6 +62,20 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         print(f"skinjax: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _copied_from_bucket() -> Iterator[None]:
+    """Has the mode work in a copy of the run's folder where that lies in a bucket."""
+    if not (_WORKDIR.value or "").startswith("gs://"):
+        yield
+        return
+    set_up_jax()
+    from skinjax.modes.bucket import opened
+
+    with opened(_WORKDIR.value) as copy:
+        _WORKDIR.value = str(copy)
+        yield
 
 
 def _run() -> None:
