@@ -17,7 +17,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; gs://BUCKET/FOLDER too.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _SPLIT = flags.DEFINE_enum(
     "split",
     None,
