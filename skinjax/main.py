@@ -67,14 +67,15 @@ def main(argv: list[str]) -> None:
 @contextlib.contextmanager
 def _copied_from_bucket() -> Iterator[None]:
     """Has the mode work in a copy of the run's folder where that lies in a bucket."""
-    if not (_WORKDIR.value or "").startswith("gs://"):
+    workdir = _WORKDIR.value
+    if not workdir or not workdir.startswith("gs://"):
         yield
         return
     set_up_jax()
     from skinjax.modes.bucket import opened
 
-    with opened(_WORKDIR.value) as copy:
-        _WORKDIR.value = str(copy)
+    with opened(workdir) as copy:
+        flags.FLAGS.workdir = str(copy)
         yield
 
 
