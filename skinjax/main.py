@@ -1,8 +1,10 @@
 """The command line: flags to a mode, a mode to one function."""
 
+import contextlib
 import errno
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -43,7 +45,8 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not understood: flags begin with --.")
-        _run()
+        with _copied_from_bucket():
+            _run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -59,6 +62,21 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         print(f"skinjax: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _copied_from_bucket() -> Iterator[None]:
+    """Has the mode work in a copy of the run's folder where that lies in a bucket."""
+    workdir = _WORKDIR.value
+    if not workdir or not workdir.startswith("gs://"):
+        yield
+        return
+    set_up_jax()
+    from skinjax.modes.bucket import opened
+
+    with opened(workdir) as copy:
+        flags.FLAGS.workdir = str(copy)
+        yield
 
 
 def _run() -> None:

@@ -39,7 +39,7 @@ MAX_SHARE_LEFT_OUT = 0.01
 Encode = Callable[[Example], dict[str, Any] | UserError]
 
 _INDEX = "index.csv"
-_ABOUT = "prepared.json"
+ABOUT = "prepared.json"
 _THUMBNAILS = "thumbnails.npy"
 
 
@@ -52,6 +52,7 @@ class Prepared:
       classes: The class names, in the order of the labels.
       has_lesion_ids: Whether the data set says which pictures show the same lesion.
       notes: Sentences about what was left out, for the user to read.
+      size: Pixels of the pictures' shorter side, at most.
       table: One row a picture, in record order.
     """
 
@@ -64,7 +65,7 @@ class Prepared:
         self.directory = Path(directory)
         mend = f"delete the folder {self.directory}, and it will be made anew"
         try:
-            about = json.loads((self.directory / _ABOUT).read_text(encoding="utf-8"))
+            about = json.loads((self.directory / ABOUT).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise UserError(
                 f"{self.directory} holds no prepared data set that can be read: {mend}."
@@ -73,6 +74,7 @@ class Prepared:
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.has_lesion_ids: bool = about["has_lesion_ids"]
         self.notes: list[str] = about["notes"]
+        self.size: int = about["size"]
         self.table: list[Row] = read_table(self.directory / _INDEX)
         self._shards: list[Path] = []
         self._starts: list[int] = [0]
@@ -168,7 +170,7 @@ def prepare(
                 num_threads = num_threads or num_cores()
                 about = _build(source, examples, folder, encode, num_threads)
                 about["size"] = size
-                (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+                (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise disk_error(directory.parent, error) from error
     prepared = Prepared.open(directory)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from skinjax.errors import UserError
@@ -25,16 +26,22 @@ class Checkpoints:
     while saving finds the one before.
 
     Args:
-        directory: where they lie; made where it is missing, unless `read_only`.
+        directory: where they lie, gs:// too; made where it is missing, unless `read_only`.
         keep_last: how many of the newest are kept.
         best_metric: the figure, higher is better, whose best checkpoint is kept too.
         read_only: for reading the checkpoints of a run that may still be training.
     """
 
     def __init__(
-        self, directory: Path, keep_last: int, best_metric: str, *, read_only: bool = False
+        self,
+        directory: Path | epath.Path,
+        keep_last: int,
+        best_metric: str,
+        *,
+        read_only: bool = False,
     ):
-        self.directory = directory
+        # What is in a bucket has no other than its whole address.
+        self.directory = directory.absolute() if isinstance(directory, Path) else directory
 
         def score(metrics: dict[str, float]) -> float:
             # One that was saved between evaluations is never the best, unless there are no others.
@@ -47,7 +54,7 @@ class Checkpoints:
             ]
         )
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=score,

@@ -12,7 +12,7 @@ from skinjax.data import splits as splitting
 from skinjax.data.catalog import create_source
 from skinjax.data.combined import Combined, shared_numbers, shared_pictures
 from skinjax.data.pipeline import Examples
-from skinjax.data.records import Prepared, prepare
+from skinjax.data.records import ABOUT, Prepared, prepare
 from skinjax.data.table import Row
 from skinjax.errors import UserError
 
@@ -35,13 +35,15 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
     Args:
         config: of the run.
         dataset: the name of the data set.
-        source: its folder or zip; empty for the phantom.
+        source: its folder or zip, or the folder of the prepared data set; empty for the phantom.
         unit: 'lesion' where it will be divided by lesions, and so has to tell them.
 
     Raises:
         UserError: for what is wrong with it.
     """
     cache_dir = Path(os.path.expanduser(config.data.cache_dir))
+    if source and (Path(source).expanduser() / ABOUT).is_file():
+        return _open_prepared(config, dataset, Path(source).expanduser())
     options: dict[str, Any] = {"masks": config.task == "segmentation"}
     if dataset == "phantom":
         options = {"num_images": config.data.num_images} if config.data.num_images else {}
@@ -62,6 +64,26 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
         num_threads=config.data.num_threads,
         max_pixels=config.data.max_pixels,
     )
+
+
+def _open_prepared(config: ConfigDict, dataset: str, folder: Path) -> Prepared:
+    """Opens what was prepared elsewhere and copied here, without the data set's own files.
+
+    Raises:
+        UserError: where it is another data set or of another size than the configuration says.
+    """
+    prepared = Prepared.open(folder)
+    if prepared.name != dataset:
+        raise UserError(
+            f"{folder} holds {prepared.name}, prepared, and not {dataset}: set config.data.dataset "
+            f"to {prepared.name!r}, or config.data.source to a folder with {dataset}."
+        )
+    if prepared.size != config.data.size:
+        raise UserError(
+            f"{folder} was prepared with config.data.size={prepared.size}, and it is now "
+            f"{config.data.size}: set it back, or config.data.source to the data set's own files."
+        )
+    return prepared
 
 
 def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, list[int]]:

@@ -13,7 +13,7 @@ from skinjax.data.records import Prepared
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.errors import UserError
-from skinjax.modes import build, datasets
+from skinjax.modes import bucket, build, datasets
 from skinjax.modes.workdir import read_classes, read_config
 
 PyTree = Any
@@ -126,7 +126,7 @@ def restore_variables(
         UserError: where there is no such checkpoint.
     """
     config = read_config(workdir)
-    directory = workdir / "checkpoints"
+    directory = bucket.checkpoints_folder(workdir)
     if not directory.is_dir():
         raise UserError(f"{directory} is missing: the run has saved no checkpoint; train it first.")
     with Checkpoints(directory, config.keep_last, config.best_metric, read_only=True) as found:

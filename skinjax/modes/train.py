@@ -24,7 +24,7 @@ from skinjax.engine.resident import Resident, device_memory
 from skinjax.engine.state import TrainState
 from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
 from skinjax.errors import UserError
-from skinjax.modes import build, datasets
+from skinjax.modes import bucket, build, datasets
 from skinjax.modes.config import check_config
 from skinjax.modes.inference import restore_variables
 from skinjax.modes.workdir import locked, open_workdir, write_classes, write_config, write_text
@@ -59,7 +59,9 @@ def train(
         locked(workdir),
         nullcontext(_Run(config, workdir, mesh)) as run,
         stop_on_signals() as stop,
-        Checkpoints(workdir / "checkpoints", config.keep_last, config.best_metric) as checkpoints,
+        Checkpoints(
+            bucket.checkpoints_folder(workdir), config.keep_last, config.best_metric
+        ) as checkpoints,
     ):
         state, progress = run.create_or_restore(checkpoints)
         start, total = int(state.step), run.durations.total_steps
@@ -86,6 +88,7 @@ def train(
                             state = run.update_plateau(state, metrics)
                             monitor.write(step, "val", metrics)
                             monitor.say(run.describe(step, metrics))
+                        bucket.publish(workdir)
                         checkpoints.save(
                             step, state, monitor.progress(step), metrics if evaluated else None
                         )

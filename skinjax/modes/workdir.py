@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
 from skinjax.errors import UserError
+from skinjax.modes import bucket
 from skinjax.modes.config import default_config, flatten
 
 LOCK = ".lock"
@@ -46,7 +47,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
     make_folder("workdir", workdir)
     # A run that was killed before its config.json was written has left no more than these.
     others = sorted(p.name for p in workdir.iterdir() if p.name not in _WRITTEN_FIRST)
-    others = [name for name in others if not name.endswith(".tmp")]
+    others = [name for name in others if not (name.endswith(".tmp") or name.startswith("."))]
     if others:
         raise UserError(
             f"--workdir={workdir} is not empty and holds no run (it has "
@@ -75,6 +76,8 @@ def make_folder(flag: str, folder: Path) -> None:
 def locked(workdir: Path) -> Iterator[None]:
     """Holds a run's folder for one process; the lock ends with the process, however that ends.
 
+    Of a folder in a bucket the original is held, too (`bucket.held`).
+
     Raises:
         UserError: where another process trains in it.
     """
@@ -92,7 +95,8 @@ def locked(workdir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        with bucket.held(workdir):
+            yield
 
 
 def write_config(path: Path, config: ConfigDict) -> None:
