@@ -69,7 +69,7 @@ def export(
     beside = output.with_name(f"{output.name}.json")
     write_text(beside, text)
     print(f"{output}: {len(content) / 2**20:.1f} MiB of step {model.step:,}{told}\n{beside}")
-    if model.config.task == "classification" and calibration is None:
+    if "temperature" in description["included"] and calibration is None:
         print(
             "its probabilities have no temperature: evaluate the run"
             f"{' with --tta' if tta else ''}, which fits one, and export it again"

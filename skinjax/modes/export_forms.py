@@ -69,16 +69,16 @@ def to_onnx(predict: Predict, image_size: tuple[int, int], description: str) -> 
             "Orbax by its own account: call launch/onnx.sh --workdir=RUN --output=FILE.onnx, which "
             "lays what it needs beside .venv."
         ) from error
-    graph = jax2onnx.to_onnx(
+    converted = jax2onnx.to_onnx(
         predict,
         [_images(image_size)],
         model_name=DESCRIPTION_KEY,
         opset=_ONNX_OPSET,
         input_names=[INPUT],
         output_names=[OUTPUT],
-        return_mode="ir",
     )
     # Each view of an averaged prediction has its own copy of the weights, until here.
+    graph = onnx_ir.from_proto(converted)
     passes.DeduplicateHashedInitializersPass()(graph)
     model = onnx_ir.to_proto(graph)
     # What it notes of the shapes within the graph is of before it moved its transpositions, and a
