@@ -198,7 +198,7 @@ def test_blocks_are_in_the_order_in_which_a_picture_passes_them():
 
 
 def test_a_feature_is_drawn_where_the_pixels_are_that_it_sees():
-    """Features lie about every eighth pixel from the first: a mirror shows where their middle is."""
+    """Features lie at every eighth pixel from the first: a mirror shows where their middle is."""
     model = create_classifier("none").model.clone(stem="small")
     # Kernels that average, and so know neither left nor right.
     variables = jax.tree_util.tree_map_with_path(
@@ -218,7 +218,9 @@ def test_a_feature_is_drawn_where_the_pixels_are_that_it_sees():
         return captured[("stage_4_block_0", "__call__")][0].mean(3)
 
     # Of 65 pixels the middle is the 32nd, where feature 4 of 9 lies; of 64 it is none's.
-    images = jnp.asarray(np.random.default_rng(0).random((1, 65, 64, 3)), jnp.float32)
+    rows, columns = np.linspace(0, 1, 65)[:, None, None], np.linspace(0, 1, 64)[:, None]
+    pixels = np.random.default_rng(0).random((1, 65, 64, 3))
+    images = jnp.asarray(pixels + rows + columns, jnp.float32)
     grid, upside_down = features(images), features(images[:, ::-1])
     assert grid.shape == (1, 9, 8)
     np.testing.assert_allclose(upside_down[:, ::-1], grid, rtol=1e-4)
