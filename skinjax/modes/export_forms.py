@@ -38,9 +38,12 @@ def to_stablehlo(predict: Predict, image_size: tuple[int, int]) -> bytes:
         image_size: H and W.
 
     Returns:
-        What `jax.export.deserialize` reads: StableHLO for any N and each of `PLATFORMS`.
+        What `jax.export.deserialize` reads: StableHLO for any N and each of `PLATFORMS`, computing
+        in the whole of float32 on each.
     """
-    exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(_images(image_size))
+    # Unasked, a GPU would round products to TF32 and a TPU to bfloat16.
+    with jax.default_matmul_precision("highest"):
+        exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(_images(image_size))
     return bytes(exported.serialize())
 
 
