@@ -12,6 +12,7 @@ NAMES = {
     "input": "records to batches and originals to records, beside a DataLoader",
     "end_to_end": "the share of an epoch that the input costs",
     "startup": "process start to first step, with and without compiled programs at hand",
+    "export": "sizes and rates of exported models (for ONNX with .venv-onnx on PYTHONPATH)",
     "scale": "time and memory by batch, size, devices and number of images",
 }
 

@@ -16,7 +16,9 @@ from skinjax.process import set_up_jax, use_huge_pages
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "audit", "explain", "export"], "What to do."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _SPLIT = flags.DEFINE_enum(
     "split",
@@ -25,9 +27,11 @@ _SPLIT = flags.DEFINE_enum(
     "evaluate: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "evaluate: 'best', 'last' or a step that was kept."
+    "checkpoint", "best", "evaluate, explain, export: 'best', 'last' or a step that was kept."
 )
-_TTA = flags.DEFINE_bool("tta", False, "evaluate: average over flips (and turns of a square).")
+_TTA = flags.DEFINE_bool(
+    "tta", False, "evaluate, export: average over flips (and turns of a square)."
+)
 _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
 )
@@ -37,7 +41,12 @@ _SOURCE = flags.DEFINE_multi_string(
     "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
     "the run's own data lies now.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "audit: the folder to write to.")
+_INPUT = flags.DEFINE_multi_string("input", [], "explain: a picture, given once or more.")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "audit, explain: the folder to write to; export: the file, .stablehlo, .onnx or .safetensors.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -98,6 +107,16 @@ def _run() -> None:
         except Interrupted as interruption:
             print(f"skinjax: {interruption}", file=sys.stderr)
             sys.exit(interruption.exit_status)
+    elif _MODE.value == "export":
+        from skinjax.modes.export import export
+
+        output = _named(_OUTPUT.value, "output", "the file to write")
+        export(workdir, output, _CHECKPOINT.value, _TTA.value)
+    elif _MODE.value == "explain":
+        from skinjax.modes.explain import explain
+
+        output = _named(_OUTPUT.value, "output", "the folder to write to")
+        explain(workdir, _INPUT.value, output, _CHECKPOINT.value)
     else:
         from skinjax.modes.evaluate import evaluate
 

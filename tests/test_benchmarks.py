@@ -18,6 +18,7 @@ COLUMNS = {
     "input": {"case", "cores", "ours", "ours a core"},
     "end_to_end": {"cache", "steps", "input's share"},
     "startup": {"what", "seconds"},
+    "export": {"case", "form", "MiB", "images/s one at a time"},
     "scale": {"what", "ms"},
 }
 

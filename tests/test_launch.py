@@ -283,6 +283,44 @@ def test_a_dry_run_of_the_checks_tells_all_and_does_nothing(clone):
     assert clone.take_notes() == []
 
 
+def test_onnx_lays_its_converter_beside_once_and_hands_on(clone):
+    arguments = ["--workdir=my run", "--output=model.onnx"]
+    for _ in range(2):
+        done = clone.run("launch/onnx.sh", *arguments, FAILING="skinjax.main *", STATUS="3")
+        assert done.returncode == 3
+    command = f"skinjax.main in {clone.bin}: <--mode=export> <--workdir=my run>"
+    listed = f"pip {clone.root}/launch/onnx.txt"
+    exported = f"{command} <--output=model.onnx>"
+    assert clone.take_notes() == ["pip .", listed, exported, exported]
+    told = clone.run("launch/onnx.sh", "--dry-run", "--workdir=W")
+    assert told.stdout.endswith("-m skinjax.main --mode=export --workdir=W\n")
+    assert (told.returncode, clone.take_notes()) == (0, [])
+    with (clone.root / "launch" / "onnx.txt").open("a") as file:
+        file.write("# changed\n")
+    assert clone.run("launch/onnx.sh", "x").returncode == 0
+    assert clone.take_notes()[0] == listed
+
+
+def test_a_converter_that_is_not_installed_is_told_and_tried_again(clone):
+    clone.run("launch/local.sh", "x")
+    clone.take_notes()
+    for _ in range(2):
+        failed = clone.run("launch/onnx.sh", "x", PIP_STATUS="1")
+        assert failed.returncode == 1 and "words of pip" in failed.stderr
+        assert clone.take_notes() == [f"pip {clone.root}/launch/onnx.txt"]
+
+
+def test_the_converters_list_is_pinned_and_agrees_with_what_is_tested():
+    def read(path):
+        lines = (ROOT / path).read_text().splitlines()
+        return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+    converter = read("launch/onnx.txt")
+    assert {"jax2onnx", "onnx", "onnxruntime"} <= converter.keys()
+    # It stands before .venv on the path, and must not put another version before a tested one.
+    assert not {name.lower() for name in converter} & {n.lower() for n in read("constraints.txt")}
+
+
 def test_scripts_can_be_started():
     scripts = [*ROOT.glob("launch/*.sh"), *ROOT.glob("launch/*.sbatch"), ROOT / ".ci" / "run"]
     assert len(scripts) > 6

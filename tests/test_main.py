@@ -30,6 +30,8 @@ def run(*arguments, cwd=ROOT):
             "did you mean --config.optimizer.learning_rate?",
         ),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
+        (["--mode=export", "--workdir=w"], "--output is missing"),
+        (["--mode=explain", "--workdir=w", "--output=o"], "--input is missing"),
         (["train", "--workdir=w"], "flags begin with --"),
     ],
 )

@@ -48,10 +48,13 @@ class SEUNet(nn.Module):
         """
         height, width = images.shape[1:3]
         multiple = 2**NUM_LEVELS
-        pad_height, pad_width = -height % multiple, -width % multiple
         x = images.astype(self.dtype)
-        if pad_height or pad_width:
-            x = jnp.pad(x, ((0, 0), (0, pad_height), (0, pad_width), (0, 0)), mode="edge")
+        # Not jnp.pad, which repeats the borders of the other axes no times: in ONNX a size of 0 has
+        # another meaning, and what was exported failed.
+        for axis, missing in ((1, -height % multiple), (2, -width % multiple)):
+            if missing:
+                border = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+                x = jnp.concatenate([x, jnp.repeat(border, missing, axis=axis)], axis=axis)
 
         block = SEUNet._block
         if self.remat:
