@@ -14,8 +14,13 @@ from skinjax.process import set_up_jax, use_huge_pages
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "audit"], "What to do.")
+_WORKDIR = flags.DEFINE_multi_string(
+    "workdir",
+    [],
+    "The run's folder; evaluate, predict: given more than once, the runs' probabilities are "
+    "averaged.",
+)
 _SPLIT = flags.DEFINE_enum(
     "split",
     None,
@@ -23,9 +28,11 @@ _SPLIT = flags.DEFINE_enum(
     "evaluate: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "evaluate: 'best', 'last' or a step that was kept."
+    "checkpoint", "best", "evaluate, predict: 'best', 'last' or a step that was kept."
 )
-_TTA = flags.DEFINE_bool("tta", False, "evaluate: average over flips (and turns of a square).")
+_TTA = flags.DEFINE_bool(
+    "tta", False, "evaluate, predict: average over flips (and turns of a square)."
+)
 _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
 )
@@ -35,7 +42,23 @@ _SOURCE = flags.DEFINE_multi_string(
     "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
     "the run's own data lies now.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "audit: the folder to write to.")
+_OUTPUT = flags.DEFINE_string("output", None, "predict, audit: the folder to write to.")
+_INPUT = flags.DEFINE_multi_string(
+    "input", [], "predict: a picture, a folder or zip of pictures, or a glob; once or more."
+)
+_OVERLAY = flags.DEFINE_bool("overlay", False, "predict: also draw each lesion's outline.")
+_PROBABILITIES = flags.DEFINE_bool(
+    "probabilities", False, "predict: also write each pixel's probability of lesion, as a PNG."
+)
+_ISIC = flags.DEFINE_bool(
+    "isic", False, "predict: also write the ISIC challenge's form, masks or response.csv."
+)
+_MIN_REGION = flags.DEFINE_float(
+    "min_region",
+    0.0,
+    "predict: the share of a picture below which islands of lesion, but the largest, are taken out "
+    "and holes are filled.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -67,7 +90,10 @@ def _run() -> None:
 
         output = _named(_OUTPUT.value, "output", "the folder to write to")
         sys.exit(0 if audit(_SOURCE.value, output, _DATASET.value) else 1)
-    workdir = _named(_WORKDIR.value, "workdir", "the run's folder")
+    workdirs = [Path(value) for value in _WORKDIR.value if value]
+    workdir = _named("".join(_WORKDIR.value[:1]), "workdir", "the run's folder")
+    if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
+        raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")
     set_up_jax()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
     if _MODE.value == "train":
@@ -80,6 +106,21 @@ def _run() -> None:
         except Interrupted as interruption:
             print(f"skinjax: {interruption}", file=sys.stderr)
             sys.exit(interruption.exit_status)
+    elif _MODE.value == "predict":
+        from skinjax.modes.predict import predict
+
+        all_read = predict(
+            workdirs,
+            _INPUT.value,
+            _named(_OUTPUT.value, "output", "the folder to write to"),
+            checkpoint=_CHECKPOINT.value,
+            tta=_TTA.value,
+            overlay=_OVERLAY.value,
+            probabilities=_PROBABILITIES.value,
+            isic=_ISIC.value,
+            min_region=_MIN_REGION.value,
+        )
+        sys.exit(0 if all_read else 1)
     else:
         from skinjax.modes.evaluate import evaluate
 
@@ -92,6 +133,7 @@ def _run() -> None:
             tta=_TTA.value,
             dataset=_DATASET.value,
             source="".join(_SOURCE.value),
+            others=workdirs[1:],
         )
 
 

@@ -71,11 +71,15 @@ def make_folder(flag: str, folder: Path) -> None:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, flag: str = "workdir") -> Iterator[None]:
     """Holds a run's folder for one process; the lock ends with the process, however that ends.
 
+    Args:
+        workdir: the folder; made where it is missing.
+        flag: the one that names it, for messages.
+
     Raises:
-        UserError: where another process trains in it.
+        UserError: where another process writes to it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / LOCK).open("a+") as file:
@@ -84,7 +88,7 @@ def locked(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: "
+                f"--{flag}={workdir} is in use by process {file.read().strip() or 'unknown'}: "
                 "wait for it, "
                 "stop it, or give this run a folder of its own."
             ) from error
@@ -120,10 +124,33 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
         ) from error
 
 
+def calibration_path(workdir: Path, step: int, tta: bool) -> Path:
+    """Where a run keeps what was chosen on val for a checkpoint, with or without averaged views."""
+    return workdir / "calibration" / (f"step{step}" + ("-tta" if tta else "") + ".json")
+
+
+def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | None:
+    """Reads what an evaluation chose on val for a checkpoint.
+
+    Returns:
+        Its 'temperature' and 'melanoma_threshold' among others; None where there was none yet.
+    """
+    path = calibration_path(workdir, step, tta)
+    if not path.exists():
+        return None
+    calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return calibration
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 
