@@ -11,6 +11,7 @@ NAMES = {
     "predict_step": "predictions of each model, beside PyTorch's",
     "input": "records to batches and originals to records, beside a DataLoader",
     "end_to_end": "the share of an epoch that the input costs",
+    "predict": "a folder from files to masks and tables, beside the model alone",
     "startup": "process start to first step, with and without compiled programs at hand",
     "export": "sizes and rates of exported models (for ONNX with .venv-onnx on PYTHONPATH)",
     "scale": "time and memory by batch, size, devices and number of images",

@@ -17,20 +17,32 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "audit", "explain", "export"], "What to do."
+    "mode",
+    "train",
+    ["train", "evaluate", "compare", "predict", "explain", "export", "audit"],
+    "What to do.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_WORKDIR = flags.DEFINE_multi_string(
+    "workdir",
+    [],
+    "The run's folder; evaluate, predict: given more than once, the runs' probabilities are "
+    "averaged; compare: given twice.",
+)
 _SPLIT = flags.DEFINE_enum(
     "split",
     None,
     ["train", "val", "test", "all"],
-    "evaluate: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
+    "evaluate, compare: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "evaluate, explain, export: 'best', 'last' or a step that was kept."
+    "checkpoint",
+    "best",
+    "evaluate, predict, explain, export: 'best', 'last' or a step that was kept.",
 )
 _TTA = flags.DEFINE_bool(
-    "tta", False, "evaluate, export: average over flips (and turns of a square)."
+    "tta",
+    False,
+    "evaluate, compare, predict, export: average over flips (and turns of a square).",
 )
 _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
@@ -41,11 +53,29 @@ _SOURCE = flags.DEFINE_multi_string(
     "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
     "the run's own data lies now.",
 )
-_INPUT = flags.DEFINE_multi_string("input", [], "explain: a picture, given once or more.")
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "predict: a picture, a folder or zip of pictures, or a glob; explain: a picture; once or more.",
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "audit, explain: the folder to write to; export: the file, .stablehlo, .onnx or .safetensors.",
+    "compare, predict, explain, audit: the folder to write to; export: the file, .stablehlo, .onnx "
+    "or .safetensors.",
+)
+_OVERLAY = flags.DEFINE_bool("overlay", False, "predict: also draw each lesion's outline.")
+_PROBABILITIES = flags.DEFINE_bool(
+    "probabilities", False, "predict: also write each pixel's probability of lesion, as a PNG."
+)
+_ISIC = flags.DEFINE_bool(
+    "isic", False, "predict: also write the ISIC challenge's form, masks or response.csv."
+)
+_MIN_REGION = flags.DEFINE_float(
+    "min_region",
+    0.0,
+    "predict: the share of a picture below which islands of lesion, but the largest, are taken out "
+    "and holes are filled.",
 )
 
 
@@ -76,15 +106,15 @@ def main(argv: list[str]) -> None:
 @contextlib.contextmanager
 def _copied_from_bucket() -> Iterator[None]:
     """Has the mode work in a copy of the run's folder where that lies in a bucket."""
-    workdir = _WORKDIR.value
-    if not workdir or not workdir.startswith("gs://"):
+    if not any(workdir.startswith("gs://") for workdir in _WORKDIR.value):
         yield
         return
     set_up_jax()
     from skinjax.modes.bucket import opened
 
-    with opened(workdir) as copy:
-        flags.FLAGS.workdir = str(copy)
+    with contextlib.ExitStack() as stack:
+        copies = [stack.enter_context(opened(workdir)) for workdir in _WORKDIR.value]
+        flags.FLAGS["workdir"].value = [str(copy) for copy in copies]
         yield
 
 
@@ -94,7 +124,18 @@ def _run() -> None:
 
         output = _named(_OUTPUT.value, "output", "the folder to write to")
         sys.exit(0 if audit(_SOURCE.value, output, _DATASET.value) else 1)
-    workdir = _named(_WORKDIR.value, "workdir", "the run's folder")
+    workdirs = [Path(value) for value in _WORKDIR.value if value]
+    workdir = _named("".join(_WORKDIR.value[:1]), "workdir", "the run's folder")
+    if _MODE.value == "compare":
+        from skinjax.modes.compare import compare
+
+        if len(workdirs) != 2:
+            raise UserError("--mode=compare wants --workdir twice: the two runs to compare.")
+        output = Path(_OUTPUT.value) if _OUTPUT.value else None
+        compare(workdirs[0], workdirs[1], _SPLIT.value, _DATASET.value, _TTA.value, output)
+        return
+    if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
+        raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")
     set_up_jax()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
     if _MODE.value == "train":
@@ -117,6 +158,21 @@ def _run() -> None:
 
         output = _named(_OUTPUT.value, "output", "the folder to write to")
         explain(workdir, _INPUT.value, output, _CHECKPOINT.value)
+    elif _MODE.value == "predict":
+        from skinjax.modes.predict import predict
+
+        all_read = predict(
+            workdirs,
+            _INPUT.value,
+            _named(_OUTPUT.value, "output", "the folder to write to"),
+            checkpoint=_CHECKPOINT.value,
+            tta=_TTA.value,
+            overlay=_OVERLAY.value,
+            probabilities=_PROBABILITIES.value,
+            isic=_ISIC.value,
+            min_region=_MIN_REGION.value,
+        )
+        sys.exit(0 if all_read else 1)
     else:
         from skinjax.modes.evaluate import evaluate
 
@@ -129,6 +185,7 @@ def _run() -> None:
             tta=_TTA.value,
             dataset=_DATASET.value,
             source="".join(_SOURCE.value),
+            others=workdirs[1:],
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from skinjax.errors import UserError
-from skinjax.modes.workdir import make_folder, write_text
+from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
 
 # Of per_image.csv; of predictions.csv those that have an interval.
@@ -20,14 +20,21 @@ _LOWER_IS_BETTER = ("ece",)
 
 
 def compare(
-    first: Path, second: Path, name: str = "test", output: Path | None = None
+    first: Path,
+    second: Path,
+    split: str | None = None,
+    dataset: str = "",
+    tta: bool = False,
+    output: Path | None = None,
 ) -> dict[str, Difference]:
     """Tells by how much the second run's figures differ from the first one's, and how surely.
 
     Args:
         first: a run's folder.
         second: another one's.
-        name: of an evaluation that both have: a folder of theirs under evaluate/.
+        split: of an evaluation that both have, told as to `evaluate`.
+        dataset: likewise.
+        tta: likewise.
         output: the folder to write comparison.json to; nothing is written without one.
 
     Returns:
@@ -36,6 +43,7 @@ def compare(
     Raises:
         UserError: where an evaluation is missing, or the two are not of the same images.
     """
+    name = evaluation_name(split, dataset, tta)
     tables = [_read(workdir, name) for workdir in (first, second)]
     kinds = [kind for kind, _ in tables]
     if kinds[0] != kinds[1]:

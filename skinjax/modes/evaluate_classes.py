@@ -11,8 +11,8 @@ import numpy as np
 from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
 from skinjax.errors import UserError
-from skinjax.modes.inference import TrainedRun
-from skinjax.modes.workdir import write_text
+from skinjax.modes.inference import Member, TrainedRun
+from skinjax.modes.workdir import calibration_path, read_calibration, write_text
 from skinjax.progress import progress
 from skinjax.report import classification_figures as drawing
 from skinjax.tasks.calibration import apply_temperature, calibration_figures, fit_temperature
@@ -21,6 +21,7 @@ from skinjax.tasks.classification_metrics import (
     sensitivity_and_specificity,
     threshold_for_sensitivity,
 )
+from skinjax.tasks.predictions import average_calibrated
 
 NUM_MISTAKES = 12  # pictures on the sheet
 MELANOMA = "mel"
@@ -45,10 +46,11 @@ def evaluate_classes(
     match = match_classes(run.classes, run.prepared.classes)
     classes = match.names
     positions = _scorable(run, match, positions)
-    calibration = _calibration(run)
+    calibrations = [_calibration(run, member) for member in run.members]
+    temperatures = [calibration["temperature"] for calibration in calibrations]
     log_probabilities, labels = _predictions(run, match, positions, f"evaluating {output.name}")
-    all_calibrated = apply_temperature(log_probabilities, calibration["temperature"])
-    raw = _common(np.exp(log_probabilities), match)
+    all_calibrated = average_calibrated(log_probabilities, temperatures)
+    raw = _common(average_calibrated(log_probabilities, np.ones(len(temperatures))), match)
     probabilities = _common(all_calibrated, match)
     rows = [run.prepared.table[position] for position in positions]
     lesion_ids = [row.lesion_id for row in rows]
@@ -56,8 +58,9 @@ def evaluate_classes(
     result: dict[str, Any] = dict(scores)
     uncalibrated = calibration_figures(raw, labels)
     result |= {f"{name}_uncalibrated": value for name, value in uncalibrated.items()}
-    result["temperature"] = calibration["temperature"]
-    threshold = calibration["melanoma_threshold"]
+    result["temperature"] = temperatures[0] if len(temperatures) == 1 else temperatures
+    # A run's threshold is one for its own probabilities, not for those averaged with others'.
+    threshold = calibrations[0]["melanoma_threshold"] if len(calibrations) == 1 else None
     if threshold is not None and MELANOMA in classes:
         # As the threshold was chosen: among all of the model's classes.
         sensitivity, specificity = sensitivity_and_specificity(
@@ -130,7 +133,7 @@ def _common(probabilities: np.ndarray, match: ClassMatch) -> np.ndarray:
 def _predictions(
     run: TrainedRun, match: ClassMatch, positions: list[int], what: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log probabilities float32 [N, K] of the model's classes and labels int [N] in the common."""
+    """Log probabilities float32 [N, M, K] of M models and labels int [N] in the common classes."""
     names = [run.prepared.table[position].label for position in positions]
     indices = [run.prepared.classes.index(name) for name in names if name is not None]
     labels = [match.of_data[index] for index in indices]
@@ -142,17 +145,21 @@ def _predictions(
     return np.stack(outputs), np.array(labels)
 
 
-def _calibration(run: TrainedRun) -> dict[str, Any]:
-    """What is chosen on val for this checkpoint, with or without views averaged; kept once made."""
-    name = f"step{run.step}" + ("-tta" if run.tta else "")
-    path = run.workdir / "calibration" / f"{name}.json"
-    if path.exists():
-        calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _calibration(run: TrainedRun, member: Member) -> dict[str, Any]:
+    """What is chosen on val for a checkpoint, with or without views averaged; kept once made."""
+    calibration = read_calibration(member.workdir, member.step, run.tta)
+    if calibration is not None:
         return calibration
-    own = run if run.is_own else TrainedRun(run.workdir, str(run.step), run.tta)
+    alone = run.is_own and len(run.members) == 1
+    own = (
+        run
+        if alone
+        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
+    )
     match = match_classes(own.classes, own.prepared.classes)
     positions = _scorable(own, match, own.positions("val"))
-    log_probabilities, labels = _predictions(own, match, positions, "calibrating on val")
+    outputs, labels = _predictions(own, match, positions, "calibrating on val")
+    log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
     if MELANOMA in run.classes:
@@ -165,6 +172,7 @@ def _calibration(run: TrainedRun) -> dict[str, Any]:
         "temperature": temperature,
         "melanoma_threshold": threshold,
     }
+    path = calibration_path(member.workdir, member.step, run.tta)
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(calibration, indent=2) + "\n")
     return calibration
@@ -215,11 +223,12 @@ def _summary(result: dict[str, Any], classes: tuple[str, ...]) -> str:
         between = "" if low is None else f" (95% {low:.3f} to {high:.3f})"
         return f"{value:.3f}{between}"
 
+    temperature = ", ".join(f"{t:.2f}" for t in np.atleast_1d(result["temperature"]))
     return (
         f"  AUROC              {interval('auroc')}\n"
         f"  balanced accuracy  {interval('balanced_accuracy')}\n"
         f"  accuracy           {interval('accuracy')}\n"
-        f"  ECE                {interval('ece')}, at temperature {result['temperature']:.2f}\n"
+        f"  ECE                {interval('ece')}, at temperature {temperature}\n"
         f"  baseline: always saying the most frequent class has accuracy "
         f"{result['majority_accuracy']:.3f}, and "
         f"balanced accuracy {1 / len(classes):.3f}"

@@ -73,13 +73,17 @@ def make_folder(flag: str, folder: Path) -> None:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, flag: str = "workdir") -> Iterator[None]:
     """Holds a run's folder for one process; the lock ends with the process, however that ends.
 
     Of a folder in a bucket the original is held, too (`bucket.held`).
 
+    Args:
+        workdir: the folder; made where it is missing.
+        flag: the one that names it, for messages.
+
     Raises:
-        UserError: where another process trains in it.
+        UserError: where another process writes to it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / LOCK).open("a+") as file:
@@ -88,7 +92,7 @@ def locked(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: "
+                f"--{flag}={workdir} is in use by process {file.read().strip() or 'unknown'}: "
                 "wait for it, "
                 "stop it, or give this run a folder of its own."
             ) from error
@@ -123,6 +127,39 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
             f"{path} cannot be read ({error}): start the run's training command again, which "
             "writes it, or restore it from a copy."
         ) from error
+
+
+def calibration_path(workdir: Path, step: int, tta: bool) -> Path:
+    """Where a run keeps what was chosen on val for a checkpoint, with or without averaged views."""
+    return workdir / "calibration" / (f"step{step}" + ("-tta" if tta else "") + ".json")
+
+
+def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | None:
+    """Reads what an evaluation chose on val for a checkpoint.
+
+    Returns:
+        Its 'temperature' and 'melanoma_threshold' among others; None where there was none yet.
+    """
+    path = calibration_path(workdir, step, tta)
+    if not path.exists():
+        return None
+    calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return calibration
+
+
+def evaluation_name(
+    split: str | None, dataset: str = "", tta: bool = False, step: int | None = None
+) -> str:
+    """The name of an evaluation's folder.
+
+    Args:
+        split: that was scored; None is 'test', and 'all' of another data set.
+        dataset: the other data set's name; empty for the run's own data.
+        tta: whether predictions were averaged over views.
+        step: of the checkpoint, where it is another than the best.
+    """
+    name = (split or ("all" if dataset else "test")) + (f"-{dataset}" if dataset else "")
+    return name + ("" if step is None else f"-step{step}") + ("-tta" if tta else "")
 
 
 def write_text(path: Path, text: str) -> None:
