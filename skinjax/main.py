@@ -75,7 +75,7 @@ def _copied_from_bucket() -> Iterator[None]:
     from skinjax.modes.bucket import opened
 
     with opened(workdir) as copy:
-        flags.FLAGS.workdir = str(copy)
+        flags.FLAGS["workdir"].value = str(copy)
         yield
 
 
