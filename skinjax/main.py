@@ -32,7 +32,8 @@ _SPLIT = flags.DEFINE_enum(
     "split",
     None,
     ["train", "val", "test", "all"],
-    "evaluate, compare: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
+    "evaluate, compare: which split; unless told, 'test' of the run's data and 'all' of another "
+    "--dataset.",
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
