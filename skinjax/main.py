@@ -132,8 +132,8 @@ def _run() -> None:
 
         if len(workdirs) != 2:
             raise UserError("--mode=compare wants --workdir twice: the two runs to compare.")
-        output = Path(_OUTPUT.value) if _OUTPUT.value else None
-        compare(workdirs[0], workdirs[1], _SPLIT.value, _DATASET.value, _TTA.value, output)
+        written = Path(_OUTPUT.value) if _OUTPUT.value else None
+        compare(workdirs[0], workdirs[1], _SPLIT.value, _DATASET.value, _TTA.value, written)
         return
     if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
         raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")
