@@ -119,6 +119,11 @@ class CBAMResNet(nn.Module):
     reduction: int = 16
     dtype: jax.typing.DTypeLike = jnp.float32
 
+    @property
+    def downsampling(self) -> int:
+        """How many rows of the input are one row of the last stage."""
+        return 32 if self.stem == "imagenet" else 8
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Predicts one logit for each class.

@@ -32,6 +32,11 @@ class SEUNet(nn.Module):
     num_outputs: int = 1
     dtype: jax.typing.DTypeLike = jnp.float32
 
+    @property
+    def downsampling(self) -> int:
+        """How many rows of the input are one row of the bottleneck."""
+        return 2**NUM_LEVELS
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Predicts a logit for each pixel.
@@ -45,8 +50,7 @@ class SEUNet(nn.Module):
             float32 logits [N, H, W, num_outputs].
         """
         height, width = images.shape[1:3]
-        multiple = 2**NUM_LEVELS
-        pad_height, pad_width = -height % multiple, -width % multiple
+        pad_height, pad_width = -height % self.downsampling, -width % self.downsampling
         x = images.astype(self.dtype)
         if pad_height or pad_width:
             x = jnp.pad(x, ((0, 0), (0, pad_height), (0, pad_width), (0, 0)), mode="edge")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from skinjax.engine.distributed import is_main
 from skinjax.modes.evaluate_classes import evaluate_classes
 from skinjax.modes.evaluate_masks import evaluate_masks
 from skinjax.modes.inference import TrainedRun
@@ -46,7 +47,8 @@ def evaluate(
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
     figures |= {"checkpoint_step": run.step, "weights": weights}
-    write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    if is_main():
+        write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     num_lesions = len({run.prepared.table[position].lesion_id for position in positions})
     print(
         f"{name}: {len(positions):,} images of {num_lesions:,} lesions, step {run.step:,}, "

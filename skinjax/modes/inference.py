@@ -12,6 +12,7 @@ from skinjax.data.pipeline import eval_batches, prefetch
 from skinjax.data.records import Prepared
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
+from skinjax.engine.distributed import first_on_host
 from skinjax.errors import UserError
 from skinjax.modes import build, datasets
 from skinjax.modes.workdir import read_classes, read_config
@@ -54,19 +55,25 @@ class TrainedRun:
     ):
         self.workdir, self.tta, self.is_own = workdir, tta, not dataset
         self.config = read_config(workdir)
-        self._mesh = parallel.create_mesh(parallel.dividing_devices(self.config.batch_size))
+        self.classes = read_classes(workdir)
+        self.task = build.create_task(self.config, self.classes)
+        self._mesh, self._batch_size = build.create_inference_mesh(self.config, self.task)
         sharding = parallel.replicated_sharding(self._mesh)
         self.step, self.is_best, self._variables = restore_variables(workdir, checkpoint, sharding)
-        self.classes = read_classes(workdir)
         self.prepared: Prepared | Combined
         if self.is_own:
             self.config.data.source = source or self.config.data.source
-            self.prepared = datasets.prepare_data(self.config)
+            self.prepared = first_on_host(lambda: datasets.prepare_data(self.config))
         else:
-            self.prepared = datasets.prepare_set(self.config, dataset, source)
-        self.task = build.create_task(self.config, self.classes)
+            self.prepared = first_on_host(
+                lambda: datasets.prepare_set(self.config, dataset, source)
+            )
+        # Every process gets all predictions, though each reads its share of the pictures.
         self._predict = jax.jit(
-            lambda variables, images: self.task.predict(variables, images, tta=tta),
+            lambda variables, images, boxes: (
+                self.task.predict(variables, images, tta=tta),
+                boxes,
+            ),
             out_shardings=sharding,
         )
 
@@ -87,16 +94,19 @@ class TrainedRun:
         return positions
 
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Yields, for each position, the task's prediction, the content box and the position."""
-        config = self.config
+        """Yields, for each position, the task's prediction, the content box and the position.
+
+        All processes of a run must call it alike; each gets everything.
+        """
         examples = datasets.create_examples(
-            config, self.prepared, positions, with_masks=False, cache=False
+            self.config, self.prepared, positions, with_masks=False, cache=False
         )
-        batches = eval_batches(examples, config.batch_size, config.data.num_threads)
+        rows = parallel.local_rows(self._batch_size, self._mesh)
+        batches = eval_batches(examples, self._batch_size, self.config.data.num_threads, rows)
         left = iter(positions)
         behind = None
         for batch in prefetch(batches, self._put):
-            output = self._predict(self._variables, batch["images"]), batch["boxes"]
+            output = self._predict(self._variables, batch["images"], batch["boxes"])
             if behind is not None:
                 yield from zip(*jax.device_get(behind), left, strict=False)
             behind = output
