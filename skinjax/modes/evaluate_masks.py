@@ -42,19 +42,19 @@ def evaluate_masks(
         UserError: where an image has no mask.
     """
     config, prepared = run.config, run.prepared
-    index, count = jax.process_index(), jax.process_count()
+    # Of several processes, each scores every so many-th picture.
+    own = slice(jax.process_index(), None, jax.process_count())
     own_scores: list[dict[str, float]] = []
     with (
         ThreadPoolExecutor(config.data.num_threads) as pool,
-        progress(f"evaluating {output.name}", len(positions), shown=is_main()) as update,
+        progress(f"evaluating {output.name}", len(positions[own]), shown=is_main()) as update,
     ):
-        # Threads enlarge and score masks while the devices work on the next batch. Each process
-        # scores every count-th picture.
-        own = itertools.islice(run.predict(positions), index, None, count)
-        jobs = (pool.submit(_score, prepared, *prediction) for prediction in own)
+        # Threads enlarge and score masks while the devices work on the next batch.
+        predictions = itertools.islice(run.predict(positions), own.start, None, own.step)
+        jobs = (pool.submit(_score, prepared, *p) for p in predictions)
         while batch := list(itertools.islice(jobs, config.batch_size)):
             own_scores.extend(job.result() for job in batch)
-            update(count * len(batch))
+            update(len(batch))
     turns = itertools.zip_longest(*tell_all(own_scores))
     scores = [score for turn in turns for score in turn if score is not None]
     rows = [prepared.table[position] for position in positions]
