@@ -4,13 +4,15 @@ import contextlib
 import errno
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from skinjax.errors import Interrupted, UserError
+from skinjax.errors import Interrupted, ToldElsewhere, UserError
 from skinjax.process import set_up_jax, use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -78,6 +80,19 @@ _MIN_REGION = flags.DEFINE_float(
     "predict: the share of a picture below which islands of lesion, but the largest, are taken out "
     "and holes are filled.",
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "train, evaluate: this is one of several processes, which are all started with the same flags.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "distributed: HOST:PORT of process 0; needed, like the next two, where JAX does not find the "
+    "processes by itself (it does on TPU, SLURM, GKE and Open MPI).",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "distributed: how many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "distributed: which one this is, from 0 on.")
 
 
 def main(argv: list[str]) -> None:
@@ -89,19 +104,42 @@ def main(argv: list[str]) -> None:
             _run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            _end_unforeseen(error)
         print(
             f"skinjax: the disk is full ({error.filename or 'no file named'}): make room and start "
             "the same command again.",
             file=sys.stderr,
         )
-        sys.exit(1)
+        _end(1)
     except KeyboardInterrupt:
         print("skinjax: stopped; nothing was half-written.", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
     except UserError as error:
-        print(f"skinjax: {error}", file=sys.stderr)
-        sys.exit(2)
+        if not isinstance(error, ToldElsewhere):
+            print(f"skinjax: {error}", file=sys.stderr)
+        _end(2)
+    except Exception as error:
+        _end_unforeseen(error)
+
+
+def _end_unforeseen(error: Exception) -> NoReturn:
+    """Ends with the traceback, or with a sentence where it is the loss of another process."""
+    if not _DISTRIBUTED.value:
+        raise error
+    from skinjax.modes.processes import describe_failure
+
+    lost = describe_failure(error)
+    print(f"skinjax: {lost}" if lost else traceback.format_exc(), file=sys.stderr)
+    _end(75 if lost else 1)
+
+
+def _end(exit_status: int) -> NoReturn:
+    """Ends the process; where it is one of several, without waiting for those that go on."""
+    if _DISTRIBUTED.value:
+        from skinjax.modes.processes import leave
+
+        leave(exit_status)
+    sys.exit(exit_status)
 
 
 @contextlib.contextmanager
@@ -137,7 +175,10 @@ def _run() -> None:
         return
     if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
         raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")
+    if _DISTRIBUTED.value and _MODE.value not in ("train", "evaluate"):
+        raise UserError(f"--distributed: --mode={_MODE.value} is work for one process.")
     set_up_jax()
+    speaks = _join_processes()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
     if _MODE.value == "train":
         if _CONFIG.value is None:
@@ -147,7 +188,8 @@ def _run() -> None:
         try:
             train(_CONFIG.value, workdir)
         except Interrupted as interruption:
-            print(f"skinjax: {interruption}", file=sys.stderr)
+            if speaks:
+                print(f"skinjax: {interruption}", file=sys.stderr)
             sys.exit(interruption.exit_status)
     elif _MODE.value == "export":
         from skinjax.modes.export import export
@@ -188,6 +230,18 @@ def _run() -> None:
             source="".join(_SOURCE.value),
             others=workdirs[1:],
         )
+
+
+def _join_processes() -> bool:
+    """Joins the other processes of the run, if any; returns whether this is the one that speaks."""
+    if not _DISTRIBUTED.value:
+        for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
+            if flag.value is not None:
+                raise UserError(f"--{flag.name} is for several processes: say --distributed too.")
+        return True
+    from skinjax.modes.processes import join
+
+    return join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 def _named(value: str | None, flag: str, what: str) -> Path:

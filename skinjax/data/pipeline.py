@@ -224,8 +224,7 @@ def train_batches(
     num_threads: int,
     sampling: float = 0.0,
     weights: Sequence[float] = (1.0,),
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     load: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[Any]:
     """Batches of a training without end, in an order that depends on nothing but the seed.
@@ -243,18 +242,18 @@ def train_batches(
         num_threads: that decode.
         sampling: how far rare classes are drawn more often (`Order`).
         weights: of the data sets that the examples come from (`Order`).
-        process_index: which share of each global batch is this process's.
-        process_count: number of shares.
+        rows: of each global batch that this process reads (`engine.parallel.local_rows`); all,
+            unless told.
         load: makes a batch of examples' indices; decodes them, unless told.
 
     Returns:
         An iterator over this process's shares.
     """
-    local = batch_size // process_count
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
     load = load or examples.batch
 
     def load_share(indices: np.ndarray) -> Any:
-        return load(indices[process_index * local : (process_index + 1) * local])
+        return load(indices[rows])
 
     order = Order(examples.labels, sampling, seed, examples.sets, weights)
     batches = (
@@ -272,24 +271,22 @@ def eval_batches(
     examples: Examples,
     batch_size: int,
     num_threads: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Each example once, in order; the last batch is filled up with examples whose `valid` is 0.
 
     Args as `train_batches`. All batches have one shape, and every process gets the same number of
     them.
     """
-    local = batch_size // process_count
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def load(first: int) -> Batch:
-        first += process_index * local
-        indices = range(first, min(first + local, len(examples)))
-        if not indices:  # this process has no share in the last batch
+        indices = first + rows[first + rows < len(examples)]
+        if not len(indices):  # this process has no share in the last batch
             empty = examples.batch([0])
             empty["valid"] = np.zeros(1, np.float32)
-            return {name: np.repeat(array, local, axis=0) for name, array in empty.items()}
-        return examples.batch(indices, local)
+            return {name: np.repeat(array, len(rows), axis=0) for name, array in empty.items()}
+        return examples.batch(indices, len(rows))
 
     return iter(
         grain.MapDataset.range(0, len(examples), batch_size)

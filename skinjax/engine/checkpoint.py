@@ -180,7 +180,9 @@ class Checkpoints:
     ) -> None:
         """Finishes what is being saved, whatever ended the run."""
         if error is not None:
-            self._manager.close()
+            # What several processes save together never ends where one of them is gone.
+            if jax.process_count() == 1:
+                self._manager.close()
             return
         with self._full_disk_told():
             self._manager.close()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ class Monitor:
         batch_size: images a step.
         steps_per_epoch: may be fractional.
         training_seconds: what the run had spent on its steps before it was resumed.
+        writes: whether this process writes; where it does not, another one of the run does.
     """
 
     def __init__(
@@ -42,14 +44,18 @@ class Monitor:
         batch_size: int,
         steps_per_epoch: float,
         training_seconds: float,
+        writes: bool = True,
     ):
         self._total_steps = total_steps
         self._batch_size = batch_size
         self._steps_per_epoch = steps_per_epoch
-        self._path = workdir / "metrics.jsonl"
-        cut_after(self._path, start_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        path = workdir / "metrics.jsonl" if writes else Path(os.devnull)
+        if writes:
+            cut_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=writes
+        )
         self._window: list[dict[str, jax.Array]] = []
         self._behind: list[dict[str, jax.Array]] = []
         self._behind_closed = 0.0
@@ -182,7 +188,8 @@ class Monitor:
 
 
 def _is_ready(window: list[dict[str, jax.Array]]) -> bool:
-    return all(
+    # Several processes must find a loss that is not finite at the same step, whichever is faster.
+    return jax.process_count() == 1 and all(
         figure.is_ready()  # type: ignore[attr-defined]
         for figure in window[-1].values()
     )

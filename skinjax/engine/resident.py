@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from skinjax.engine.parallel import batch_sharding, put_batch, replicated_sharding
+from skinjax.engine.parallel import batch_sharding, put_batch, put_whole, replicated_sharding
 
 
 class Resident:
@@ -19,14 +19,12 @@ class Resident:
 
     def __init__(self, arrays: Mapping[str, np.ndarray], mesh: Mesh):
         self._mesh = mesh
-        sharding = replicated_sharding(mesh)
-        self._arrays = {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in arrays.items()
-        }
+        self._arrays = put_whole(arrays, dict.fromkeys(arrays, replicated_sharding(mesh)))
         self._take = jax.jit(
             lambda arrays, places: {name: array[places] for name, array in arrays.items()},
-            out_shardings=batch_sharding(mesh),
+            out_shardings={
+                name: batch_sharding(mesh, array.ndim) for name, array in arrays.items()
+            },
         )
 
     def batch(self, places: np.ndarray) -> dict[str, jax.Array]:

@@ -17,10 +17,16 @@ class Task(Protocol):
     def init(self, key: jax.Array) -> PyTree:
         """Creates the variables, {'params': ..., 'batch_stats': ...}."""
 
+    def augment(self, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """Changes a batch at random into what `loss` takes, each array's first axis the examples.
+
+        Arrays of four axes are pictures, [N, H, W, C].
+        """
+
     def loss(
-        self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array], key: jax.Array
+        self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]
     ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
-        """The mean loss of a batch; beside it the new batch statistics and figures to log."""
+        """The mean loss of an augmented batch; beside it the new batch statistics and figures."""
 
     def evaluate(self, variables: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over the valid examples of a batch."""
@@ -63,7 +69,7 @@ def make_create_state(
     averaged: bool,
     seed: int,
 ) -> Callable[[], TrainState]:
-    """Makes the function that creates a new training's state; jit it with a sharding."""
+    """Makes the function that creates a new training's state; jit it with its shardings."""
 
     def create() -> TrainState:
         variables = task.init(jax.random.key(seed))

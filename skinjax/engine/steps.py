@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from skinjax.engine.optim import Schedule, averaging_decay
-from skinjax.engine.parallel import replicated_sharding
+from skinjax.engine.parallel import gather, place_batch, replicated_sharding, scatter
 from skinjax.engine.state import Task, TrainState
 
 PyTree = Any
@@ -24,6 +24,7 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    shardings: PyTree | None = None,
 ) -> jax.stages.Wrapped:
     """Makes one update: loss, gradients, optimiser, average of the weights.
 
@@ -34,17 +35,23 @@ def make_train_step(
         task: gives the loss.
         optimizer: made by `optim.make_optimizer`.
         schedule: the learning rate by step, to be logged.
-        mesh: the devices; the state stays as it lies on them, whole on each.
+        mesh: the devices.
         seed: of augmentation and dropout.
         accumulation: parts that the batch is worked through in, one after another, for one update.
         ema_decay: of the average; not used where the state holds none.
+        shardings: of the state (`parallel.state_shardings`); whole on each device, unless told.
     """
 
+    def loss(params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array) -> Any:
+        # An augmentation may read any row of a picture; the model gets them divided again.
+        return task.loss(params, batch_stats, place_batch(task.augment(batch, key), mesh))
+
     def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, Batch]:
-        grad = jax.value_and_grad(task.loss, has_aux=True)
+        grad = jax.value_and_grad(loss, has_aux=True)
+        params = gather(state.params, mesh)
         if accumulation == 1:
-            (_, (batch_stats, figures)), grads = grad(state.params, state.batch_stats, batch, key)
-            return grads, batch_stats, figures
+            (_, (batch_stats, figures)), grads = grad(params, state.batch_stats, batch, key)
+            return scatter(grads, mesh), batch_stats, figures
 
         # Every k-th example goes to part k: each device keeps its own rows.
         parts = jax.tree.map(
@@ -53,8 +60,9 @@ def make_train_step(
 
         def add_part(carry: PyTree, part_and_key: PyTree) -> tuple[PyTree, Batch]:
             total, batch_stats = carry
-            (_, (batch_stats, figures)), grads = grad(state.params, batch_stats, *part_and_key)
-            return (jax.tree.map(jnp.add, total, grads), batch_stats), figures
+            (_, (batch_stats, figures)), grads = grad(params, batch_stats, *part_and_key)
+            total = scatter(jax.tree.map(jnp.add, total, grads), mesh)
+            return (total, batch_stats), figures
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         keys = jax.random.split(key, accumulation)
@@ -92,12 +100,17 @@ def make_train_step(
         )
         return state, figures
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=replicated_sharding(mesh))
+    whole = replicated_sharding(mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings or whole, whole))
 
 
 def make_eval_step(task: Task, mesh: Mesh) -> jax.stages.Wrapped:
     """Makes the evaluation of one batch: sums over its valid examples, over all devices."""
-    return jax.jit(task.evaluate, out_shardings=replicated_sharding(mesh))
+
+    def evaluate(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
+        return task.evaluate(gather(variables, mesh), batch)
+
+    return jax.jit(evaluate, out_shardings=replicated_sharding(mesh))
 
 
 def evaluate_batches(

@@ -121,6 +121,11 @@ class CBAMResNet(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
 
+    @property
+    def downsampling(self) -> int:
+        """How many rows of the input are one row of the last stage."""
+        return 32 if self.stem == "imagenet" else 8
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Predicts one logit for each class.

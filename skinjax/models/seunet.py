@@ -34,6 +34,11 @@ class SEUNet(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
 
+    @property
+    def downsampling(self) -> int:
+        """How many rows of the input are one row of the bottleneck."""
+        return 2**NUM_LEVELS
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Predicts a logit for each pixel.
@@ -47,7 +52,7 @@ class SEUNet(nn.Module):
             float32 logits [N, H, W, num_outputs].
         """
         height, width = images.shape[1:3]
-        multiple = 2**NUM_LEVELS
+        multiple = self.downsampling
         x = images.astype(self.dtype)
         # Not jnp.pad, which repeats the borders of the other axes no times: in ONNX a size of 0 has
         # another meaning, and what was exported failed.

@@ -77,6 +77,13 @@ def _shared_config(task: str) -> ConfigDict:
     config.save_every_steps = 1000  # checkpoints between evaluations; each evaluation saves anyway
     config.log_every_steps = 50
     config.keep_last = 2  # checkpoints, beside the best
+    config.mesh = ConfigDict(  # how the devices share the work; -1, once: the rest of them
+        dict(
+            data=-1,  # devices among which the examples of a batch are divided
+            fsdp=1,  # likewise, and the parameters and the optimiser's state with them
+            space=1,  # devices among which the rows of each picture are divided
+        )
+    )
     config.init_from = ""  # weights to begin with: a PyTorch state dict or another run's workdir
     config.data = ConfigDict(
         dict(
@@ -166,6 +173,9 @@ def check_config(config: ConfigDict) -> None:
     choose("data.cache", "auto", "device", "host", "none")
     positive("batch_size", "accumulation", "num_epochs", "eval_every_epochs", "save_every_steps")
     positive("log_every_steps", "keep_last", "data.size", "data.num_threads", "model.reduction")
+    for key in ("mesh.data", "mesh.fsdp", "mesh.space"):
+        size = _get(config, key)
+        _require(key, size, size == -1 or size > 0, "a number of devices, or -1 for the rest")
     positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skinjax.engine.distributed import is_main
 from skinjax.modes.evaluate_classes import evaluate_classes
 from skinjax.modes.evaluate_masks import evaluate_masks
 from skinjax.modes.inference import TrainedRun
@@ -54,7 +55,8 @@ def evaluate(
             {"workdir": str(member.workdir), "checkpoint_step": member.step}
             for member in run.members
         ]
-    write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    if is_main():
+        write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     num_lesions = len({run.prepared.table[position].lesion_id for position in positions})
     print(
         f"{name}: {len(positions):,} images of {num_lesions:,} lesions, step {run.step:,}, "

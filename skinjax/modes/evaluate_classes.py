@@ -10,6 +10,7 @@ import numpy as np
 
 from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
+from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
 from skinjax.modes.inference import Member, TrainedRun
 from skinjax.modes.workdir import calibration_path, read_calibration, write_text
@@ -73,6 +74,26 @@ def evaluate_classes(
         result["melanoma_specificity_at_val_threshold"] = specificity
     result["undefined"] = undefined
 
+    if is_main():
+        _write(run, classes, positions, labels, raw, probabilities, output)
+    summary = _summary(result, classes)
+    if run.classes != run.prepared.classes:
+        told = match.describe(run.classes, run.prepared.classes)
+        summary = f"classes in which both are told:\n{told}\n{summary}"
+        result["class_match"] = told.split("\n")
+    return result, summary
+
+
+def _write(
+    run: TrainedRun,
+    classes: tuple[str, ...],
+    positions: list[int],
+    labels: np.ndarray,
+    raw: np.ndarray,
+    probabilities: np.ndarray,
+    output: Path,
+) -> None:
+    """Writes predictions.csv and four pictures of probabilities, calibrated and raw, [N, K]."""
     predicted = probabilities.argmax(1)
     table = _predictions_csv(run, classes, positions, labels, probabilities)
     write_text(output / "predictions.csv", table)
@@ -83,12 +104,6 @@ def evaluate_classes(
     mistakes = drawing.most_confident_mistakes(probabilities, labels, NUM_MISTAKES)
     sheet = [_mistake(run, classes, positions[i], labels[i], probabilities[i]) for i in mistakes]
     drawing.mistake_sheet(output / "mistakes.png", sheet, title)
-    summary = _summary(result, classes)
-    if run.classes != run.prepared.classes:
-        told = match.describe(run.classes, run.prepared.classes)
-        summary = f"classes in which both are told:\n{told}\n{summary}"
-        result["class_match"] = told.split("\n")
-    return result, summary
 
 
 def _scorable(run: TrainedRun, match: ClassMatch, positions: list[int]) -> list[int]:
@@ -138,7 +153,7 @@ def _predictions(
     indices = [run.prepared.classes.index(name) for name in names if name is not None]
     labels = [match.of_data[index] for index in indices]
     outputs = []
-    with progress(what, len(positions)) as update:
+    with progress(what, len(positions), shown=is_main()) as update:
         for output, _, _ in run.predict(positions):
             outputs.append(output)
             update(1)
@@ -147,7 +162,7 @@ def _predictions(
 
 def _calibration(run: TrainedRun, member: Member) -> dict[str, Any]:
     """What is chosen on val for a checkpoint, with or without views averaged; kept once made."""
-    calibration = read_calibration(member.workdir, member.step, run.tta)
+    calibration = on_main(lambda: read_calibration(member.workdir, member.step, run.tta))
     if calibration is not None:
         return calibration
     alone = run.is_own and len(run.members) == 1
@@ -172,9 +187,10 @@ def _calibration(run: TrainedRun, member: Member) -> dict[str, Any]:
         "temperature": temperature,
         "melanoma_threshold": threshold,
     }
-    path = calibration_path(member.workdir, member.step, run.tta)
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(calibration, indent=2) + "\n")
+    if is_main():
+        path = calibration_path(member.workdir, member.step, run.tta)
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(calibration, indent=2) + "\n")
     return calibration
 
 

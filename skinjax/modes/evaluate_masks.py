@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from skinjax.data.combined import Combined
 from skinjax.data.images import decode_image, decode_mask, unfit
 from skinjax.data.records import Prepared
 from skinjax.data.table import Row
+from skinjax.engine.distributed import is_main, tell_all
 from skinjax.errors import UserError
 from skinjax.modes.inference import TrainedRun
 from skinjax.modes.workdir import write_text
@@ -40,21 +42,27 @@ def evaluate_masks(
         UserError: where an image has no mask.
     """
     config, prepared = run.config, run.prepared
-    scores: list[dict[str, float]] = []
+    # Of several processes, each scores every so many-th picture.
+    own = slice(jax.process_index(), None, jax.process_count())
+    own_scores: list[dict[str, float]] = []
     with (
         ThreadPoolExecutor(config.data.num_threads) as pool,
-        progress(f"evaluating {output.name}", len(positions)) as update,
+        progress(f"evaluating {output.name}", len(positions[own]), shown=is_main()) as update,
     ):
         # Threads enlarge and score masks while the devices work on the next batch.
-        jobs = (pool.submit(_score, prepared, *p) for p in run.predict(positions))
+        predictions = itertools.islice(run.predict(positions), own.start, None, own.step)
+        jobs = (pool.submit(_score, prepared, *p) for p in predictions)
         while batch := list(itertools.islice(jobs, config.batch_size)):
-            scores.extend(job.result() for job in batch)
+            own_scores.extend(job.result() for job in batch)
             update(len(batch))
+    turns = itertools.zip_longest(*tell_all(own_scores))
+    scores = [score for turn in turns for score in turn if score is not None]
     rows = [prepared.table[position] for position in positions]
     figures: dict[str, Any] = summarise_masks(scores, [row.lesion_id for row in rows])
-    write_text(output / "per_image.csv", _per_image_csv(rows, scores))
     samples = _samples(run, positions, [score["jaccard"] for score in scores])
-    sample_sheet(output / "samples.png", samples, f"{run.workdir.name}, {output.name}")
+    if is_main():
+        write_text(output / "per_image.csv", _per_image_csv(rows, scores))
+        sample_sheet(output / "samples.png", samples, f"{run.workdir.name}, {output.name}")
     return figures, _summary(figures)
 
 

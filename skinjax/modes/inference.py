@@ -18,6 +18,7 @@ from skinjax.data.records import Prepared
 from skinjax.data.splits import read_splits
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
+from skinjax.engine.distributed import first_on_host
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build, datasets
 from skinjax.modes.workdir import read_classes, read_config
@@ -72,8 +73,9 @@ class Ensemble:
         members: the models, in the order of the workdirs.
         config: of the first run.
         classes: that they tell apart.
-        batch_size: as told.
-        mesh: the devices, as many as divide the batch.
+        batch_size: as told, or the next larger one that the devices divide.
+        mesh: the devices.
+        gather: has every process hold the whole of an array.
 
     Raises:
         UserError: where a run or the checkpoint is not there, or they do not go together.
@@ -88,9 +90,10 @@ class Ensemble:
     ):
         configs = [read_config(workdir) for workdir in workdirs]
         self.config = configs[0]
-        self.batch_size = batch_size or self.config.batch_size
-        self.mesh = parallel.create_mesh(parallel.dividing_devices(self.batch_size))
+        self.mesh, self.batch_size = build.create_inference_mesh(self.config, batch_size)
+        # Every process gets all predictions, though each reads its share of the pictures.
         self._sharding = parallel.replicated_sharding(self.mesh)
+        self.gather = jax.jit(lambda array: array, out_shardings=self._sharding)
         self.members = [
             self._open(workdir, config, checkpoint)
             for workdir, config in zip(workdirs, configs, strict=True)
@@ -204,9 +207,11 @@ class TrainedRun:
         self.prepared: Prepared | Combined
         if self.is_own:
             self.config.data.source = source or self.config.data.source
-            self.prepared = datasets.prepare_data(self.config)
+            self.prepared = first_on_host(lambda: datasets.prepare_data(self.config))
         else:
-            self.prepared = datasets.prepare_set(self.config, dataset, source)
+            self.prepared = first_on_host(
+                lambda: datasets.prepare_set(self.config, dataset, source)
+            )
 
     def positions(self, split: str) -> list[int]:
         """Where the images of a split are in the data.
@@ -253,16 +258,20 @@ class TrainedRun:
             )
 
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Yields, for each position, what `Ensemble.predict` gives, its box and the position."""
-        config = self.config
+        """Yields, for each position, what `Ensemble.predict` gives, its box and the position.
+
+        All processes of a run must call it alike; each gets everything.
+        """
         examples = datasets.create_examples(
-            config, self.prepared, positions, with_masks=False, cache=False
+            self.config, self.prepared, positions, with_masks=False, cache=False
         )
-        batches = eval_batches(examples, config.batch_size, config.data.num_threads)
+        ensemble = self._ensemble
+        rows = parallel.local_rows(ensemble.batch_size, ensemble.mesh)
+        batches = eval_batches(examples, ensemble.batch_size, self.config.data.num_threads, rows)
         left = iter(positions)
         behind = None
-        for batch in prefetch(batches, self._ensemble.put):
-            output = self._ensemble.predict(batch["images"]), batch["boxes"]
+        for batch in prefetch(batches, ensemble.put):
+            output = ensemble.predict(batch["images"]), ensemble.gather(batch["boxes"])
             if behind is not None:
                 yield from zip(*jax.device_get(behind), left, strict=False)
             behind = output

@@ -18,12 +18,15 @@ from skinjax.modes.config import default_config, flatten
 LOCK = ".lock"
 _WRITTEN_FIRST = (LOCK, "splits.csv", "classes.json")  # before config.json, which makes it a run
 
-# Fields that change neither what is learnt nor how it is scored.
+# Fields that change neither what is learnt nor how it is scored (a mesh: rounding aside).
 MAY_CHANGE = (
     "log_every_steps",
     "save_every_steps",
     "keep_last",
     "remat",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.space",
     "data.source",
     "data.cache_dir",
     "data.cache",

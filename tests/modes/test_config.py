@@ -31,6 +31,8 @@ def test_the_defaults_pass_and_come_back_from_json(make, tmp_path):
         (segmentation_config, "image_size", (64,)),
         (segmentation_config, "batch_size", 0),
         (segmentation_config, "num_epochs", -1.0),
+        (segmentation_config, "mesh.space", 0),
+        (segmentation_config, "mesh.data", -2),
         (segmentation_config, "model.attention", "cbam"),
         (segmentation_config, "data.split", "patient"),
         (segmentation_config, "data.sampling", 2.0),
