@@ -14,7 +14,7 @@ from skinjax.process import set_up_jax, use_huge_pages
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "report", "audit"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _SPLIT = flags.DEFINE_enum(
     "split",
@@ -32,8 +32,13 @@ _DATASET = flags.DEFINE_string(
 _SOURCE = flags.DEFINE_multi_string(
     "source",
     [],
-    "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
-    "the run's own data lies now.",
+    "audit: folder or zip of a data set, given once or more; evaluate, report: that of --dataset, "
+    "or where the run's own data lies now.",
+)
+_EVALUATION = flags.DEFINE_string(
+    "evaluation",
+    "",
+    "report: the folder of WORKDIR/evaluate that is reported; 'test', unless told.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "audit: the folder to write to.")
 
@@ -80,19 +85,28 @@ def _run() -> None:
         except Interrupted as interruption:
             print(f"skinjax: {interruption}", file=sys.stderr)
             sys.exit(interruption.exit_status)
+    elif _MODE.value == "report":
+        from skinjax.modes.report import report
+
+        report(workdir, _EVALUATION.value, _one_source())
     else:
         from skinjax.modes.evaluate import evaluate
 
-        if len(_SOURCE.value) > 1:
-            raise UserError("--source is given more than once: evaluate one data set at a time.")
         evaluate(
             workdir,
             split=_SPLIT.value,
             checkpoint=_CHECKPOINT.value,
             tta=_TTA.value,
             dataset=_DATASET.value,
-            source="".join(_SOURCE.value),
+            source=_one_source(),
         )
+
+
+def _one_source() -> str:
+    """The data set's place, where one is named."""
+    if len(_SOURCE.value) > 1:
+        raise UserError("--source is given more than once: take one data set at a time.")
+    return "".join(_SOURCE.value)
 
 
 def _named(value: str | None, flag: str, what: str) -> Path:

@@ -46,6 +46,8 @@ def evaluate(
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
     figures |= {"checkpoint_step": run.step, "weights": weights}
+    figures |= {"split": split, "dataset": dataset or run.config.data.dataset}
+    figures |= {"is_own_data": run.is_own, "is_best": run.is_best, "source": source, "tta": tta}
     write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     num_lesions = len({run.prepared.table[position].lesion_id for position in positions})
     print(
