@@ -21,7 +21,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "compare", "predict", "explain", "export", "audit"],
+    ["train", "evaluate", "compare", "report", "predict", "explain", "export", "audit"],
     "What to do.",
 )
 _WORKDIR = flags.DEFINE_multi_string(
@@ -53,8 +53,13 @@ _DATASET = flags.DEFINE_string(
 _SOURCE = flags.DEFINE_multi_string(
     "source",
     [],
-    "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
-    "the run's own data lies now.",
+    "audit: folder or zip of a data set, given once or more; evaluate, report: that of --dataset, "
+    "or where the run's own data lies now.",
+)
+_EVALUATION = flags.DEFINE_string(
+    "evaluation",
+    "",
+    "report: the folder of WORKDIR/evaluate that is reported; 'test', unless told.",
 )
 _INPUT = flags.DEFINE_multi_string(
     "input",
@@ -216,20 +221,29 @@ def _run() -> None:
             min_region=_MIN_REGION.value,
         )
         sys.exit(0 if all_read else 1)
+    elif _MODE.value == "report":
+        from skinjax.modes.report import report
+
+        report(workdir, _EVALUATION.value, _one_source())
     else:
         from skinjax.modes.evaluate import evaluate
 
-        if len(_SOURCE.value) > 1:
-            raise UserError("--source is given more than once: evaluate one data set at a time.")
         evaluate(
             workdir,
             split=_SPLIT.value,
             checkpoint=_CHECKPOINT.value,
             tta=_TTA.value,
             dataset=_DATASET.value,
-            source="".join(_SOURCE.value),
+            source=_one_source(),
             others=workdirs[1:],
         )
+
+
+def _one_source() -> str:
+    """The data set's place, where one is named."""
+    if len(_SOURCE.value) > 1:
+        raise UserError("--source is given more than once: take one data set at a time.")
+    return "".join(_SOURCE.value)
 
 
 def _join_processes() -> bool:

@@ -59,8 +59,17 @@ def compare(
             f"({len(alone):,} are in one alone, as {alone[0]}): compare runs of one data set and "
             "one config.data.split_seed."
         )
-    compared = _compare_masks if kinds[0] == "per_image.csv" else _compare_classes
-    differences = compared(list(ours.values()), [theirs[image_id] for image_id in ours], name)
+    rows = list(ours.values()), [theirs[image_id] for image_id in ours]
+    if kinds[0] == "per_image.csv":
+        differences = _compare_masks(*rows)
+    else:
+        classes = [_classes(workdir, name) for workdir in (first, second)]
+        if classes[0] != classes[1]:
+            raise UserError(
+                f"The two runs do not tell the same classes apart in evaluate/{name} "
+                f"({', '.join(classes[0])}; {', '.join(classes[1])}): compare runs of one data set."
+            )
+        differences = _compare_classes(*rows, classes[0])
     num_lesions = len({row["lesion_id"] for row in ours.values()})
     print(f"{name}: {len(ours):,} images of {num_lesions:,} lesions")
     print(f"  A: {first}\n  B: {second}")
@@ -93,8 +102,17 @@ def _read(workdir: Path, name: str) -> tuple[str, dict[str, dict[str, str]]]:
     )
 
 
+def _classes(workdir: Path, name: str) -> list[str]:
+    """The classes of an evaluation, in the order of its probabilities."""
+    path = workdir / "evaluate" / name / "metrics.json"
+    classes = json.loads(path.read_text(encoding="utf-8")).get("classes")
+    if classes is None:
+        raise UserError(f"{path} is of an earlier version: evaluate {workdir} again.")
+    return classes
+
+
 def _compare_masks(
-    ours: list[dict[str, str]], theirs: list[dict[str, str]], name: str
+    ours: list[dict[str, str]], theirs: list[dict[str, str]]
 ) -> dict[str, Difference]:
     return compare_scores(
         _columns(ours, _SCORES), _columns(theirs, _SCORES), _SCORES, _lesions(ours)
@@ -102,18 +120,9 @@ def _compare_masks(
 
 
 def _compare_classes(
-    ours: list[dict[str, str]], theirs: list[dict[str, str]], name: str
+    ours: list[dict[str, str]], theirs: list[dict[str, str]], classes: list[str]
 ) -> dict[str, Difference]:
-    fixed = ("image_id", "lesion_id", "truth", "predicted")
-    known = [[column for column in rows[0] if column not in fixed] for rows in (ours, theirs)]
-    classes = known[0]
-    truths = [[row["truth"] for row in rows] for rows in (ours, theirs)]
-    if known[0] != known[1] or truths[0] != truths[1]:
-        raise UserError(
-            f"The two runs do not tell the same classes apart in evaluate/{name} "
-            f"({', '.join(known[0])}; {', '.join(known[1])}): compare runs of one data set."
-        )
-    labels = np.array([classes.index(truth) for truth in truths[0]])
+    labels = np.array([classes.index(row["truth"]) for row in ours])
     return compare_classes(
         _columns(ours, classes), _columns(theirs, classes), labels, _lesions(ours), classes
     )

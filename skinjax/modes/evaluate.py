@@ -50,6 +50,9 @@ def evaluate(
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
     figures |= {"checkpoint_step": run.step, "weights": weights}
+    figures |= {"split": split or ("all" if dataset else "test")}
+    figures |= {"dataset": dataset or run.config.data.dataset, "is_own_data": run.is_own}
+    figures |= {"is_best": run.is_best, "source": source, "tta": tta}
     if others:
         figures["averaged"] = [
             {"workdir": str(member.workdir), "checkpoint_step": member.step}

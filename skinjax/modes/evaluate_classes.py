@@ -1,8 +1,8 @@
 """Evaluation of diagnoses: calibrated on val, scored on the split, with its baseline."""
 
-import csv
-import io
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
 from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
+from skinjax.modes.evaluations import skin_angle, table_text
 from skinjax.modes.inference import Member, TrainedRun
 from skinjax.modes.workdir import calibration_path, read_calibration, write_text
 from skinjax.progress import progress
 from skinjax.report import classification_figures as drawing
+from skinjax.report.plot import csv_text
 from skinjax.tasks.calibration import apply_temperature, calibration_figures, fit_temperature
 from skinjax.tasks.classification_metrics import (
     figures,
@@ -31,7 +33,7 @@ MELANOMA = "mel"
 def evaluate_classes(
     run: TrainedRun, positions: list[int], output: Path
 ) -> tuple[dict[str, Any], str]:
-    """Scores a classification; writes predictions.csv and four pictures.
+    """Scores a classification; writes predictions.csv, reliability.csv and four pictures.
 
     Args:
         run: the trained run.
@@ -73,6 +75,7 @@ def evaluate_classes(
         result["melanoma_sensitivity_at_val_threshold"] = sensitivity
         result["melanoma_specificity_at_val_threshold"] = specificity
     result["undefined"] = undefined
+    result["classes"] = list(classes)
 
     if is_main():
         _write(run, classes, positions, labels, raw, probabilities, output)
@@ -101,6 +104,8 @@ def _write(
     drawing.confusion(output / "confusion.png", labels, predicted, classes, title)
     drawing.roc(output / "roc.png", probabilities, labels, classes, title)
     drawing.reliability(output / "reliability.png", raw, probabilities, labels, title)
+    bins = drawing.reliability_bins(raw, probabilities, labels)
+    write_text(output / "reliability.csv", csv_text(drawing.ReliabilityBin._fields, bins))
     mistakes = drawing.most_confident_mistakes(probabilities, labels, NUM_MISTAKES)
     sheet = [_mistake(run, classes, positions[i], labels[i], probabilities[i]) for i in mistakes]
     drawing.mistake_sheet(output / "mistakes.png", sheet, title)
@@ -201,15 +206,24 @@ def _predictions_csv(
     labels: np.ndarray,
     probabilities: np.ndarray,
 ) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_id", "lesion_id", "truth", "predicted", *classes])
-    for position, label, row_probabilities in zip(positions, labels, probabilities, strict=True):
-        row = run.prepared.table[position]
-        named = [classes[label], classes[row_probabilities.argmax()]]
-        columns = [f"{p:.6f}" for p in row_probabilities]
-        writer.writerow([row.image_id, row.lesion_id, *named, *columns])
-    return buffer.getvalue()
+    rows = [run.prepared.table[position] for position in positions]
+    with ThreadPoolExecutor(run.config.data.num_threads) as pool:
+        angles = list(pool.map(partial(skin_angle, run.prepared), positions))
+    values = [
+        [
+            row.image_id,
+            row.lesion_id,
+            classes[label],
+            classes[row_probabilities.argmax()],
+            *(f"{p:.6f}" for p in row_probabilities),
+            angle,
+        ]
+        for row, label, row_probabilities, angle in zip(
+            rows, labels, probabilities, angles, strict=True
+        )
+    ]
+    header = ["image_id", "lesion_id", "truth", "predicted", *classes, "ita"]
+    return table_text(header, values, rows)
 
 
 def _mistake(

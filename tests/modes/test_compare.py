@@ -23,6 +23,8 @@ def write_classes(workdir, probabilities, labels, classes=("mel", "nv")):
     for i, (row, label) in enumerate(zip(probabilities, labels, strict=True)):
         rows.append([f"i{i}", f"l{i}", classes[label], classes[np.argmax(row)], *row])
     write(workdir / "evaluate" / "test" / "predictions.csv", rows)
+    metrics = {"classes": list(classes)}
+    (workdir / "evaluate" / "test" / "metrics.json").write_text(json.dumps(metrics))
     return workdir
 
 
