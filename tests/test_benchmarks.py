@@ -19,6 +19,7 @@ COLUMNS = {
     "end_to_end": {"cache", "steps", "input's share"},
     "startup": {"what", "seconds"},
     "scale": {"what", "ms"},
+    "faults": {"kills", "resumes", "differences"},
 }
 
 

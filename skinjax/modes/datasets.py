@@ -1,6 +1,5 @@
 """From a configuration to its data: prepared, split, and read as examples."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
+from skinjax.data.archives import cache_folder
 from skinjax.data.catalog import create_source
 from skinjax.data.combined import Combined, shared_numbers, shared_pictures
 from skinjax.data.pipeline import Examples
@@ -41,7 +41,7 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
     Raises:
         UserError: for what is wrong with it.
     """
-    cache_dir = Path(os.path.expanduser(config.data.cache_dir))
+    cache_dir = cache_folder(config.data.cache_dir)
     options: dict[str, Any] = {"masks": config.task == "segmentation"}
     if dataset == "phantom":
         options = {"num_images": config.data.num_images} if config.data.num_images else {}

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "log_every_steps",
     "save_every_steps",
     "keep_last",
+    "max_skipped_steps",
     "data.source",
     "data.cache_dir",
     "data.cache",
