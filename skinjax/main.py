@@ -110,9 +110,9 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             _end_unforeseen(error)
+        place = error.filename or _OUTPUT.value or ", ".join(_WORKDIR.value)
         print(
-            f"skinjax: the disk is full ({error.filename or 'no file named'}): make room and start "
-            "the same command again.",
+            f"skinjax: the disk is full ({place}): make room and start the same command again.",
             file=sys.stderr,
         )
         _end(1)

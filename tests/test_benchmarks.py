@@ -21,6 +21,7 @@ COLUMNS = {
     "startup": {"what", "seconds"},
     "export": {"case", "form", "MiB", "images/s one at a time"},
     "scale": {"what", "ms"},
+    "faults": {"kills", "resumes", "differences"},
 }
 
 

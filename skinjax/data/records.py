@@ -63,7 +63,7 @@ class Prepared:
           UserError: The folder holds none, or a damaged one.
         """
         self.directory = Path(directory)
-        mend = f"delete the folder {self.directory}, and it will be made anew"
+        self._mend = mend = f"delete the folder {self.directory}, and it will be made anew"
         try:
             about = json.loads((self.directory / ABOUT).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
@@ -86,7 +86,14 @@ class Prepared:
             self._starts.append(self._starts[-1] + shard["num_examples"])
         if self._starts[-1] != len(self.table):
             raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
-        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
+        files = [str(path) for path in self._shards]
+        damaged = f"The records {', '.join(files)} are damaged: {mend}."
+        try:
+            self._records = grain.sources.ArrayRecordDataSource(files)
+        except RuntimeError as error:
+            raise UserError(damaged) from error
+        if len(self._records) != len(self.table):
+            raise UserError(damaged)
 
     @classmethod
     def open(cls, directory: str | Path) -> "Prepared":
@@ -117,12 +124,11 @@ class Prepared:
             raise IndexError(f"position {position} of {len(self.table)} records")
         try:
             record = self._records[position]
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             shard = np.searchsorted(self._starts, position, side="right") - 1
             raise UserError(
                 f"Record {position - self._starts[shard]} of {self._shards[shard]} (image "
-                f"{self.table[position].image_id}) is damaged ({error}): delete the folder "
-                f"{self.directory}, and it will be made anew."
+                f"{self.table[position].image_id}) is damaged ({error}): {self._mend}."
             ) from error
         features = tf_example_pb2.Example.FromString(record).features.feature
         mask = features["mask"].bytes_list.value[0] if "mask" in features else None

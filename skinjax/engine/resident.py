@@ -38,9 +38,3 @@ class Resident:
         """
         sent = put_batch({"places": places.astype(np.int32)}, self._mesh)
         return self._take(self._arrays, sent["places"])
-
-
-def device_memory() -> int | None:
-    """Bytes that a program may use on a device; None where the backend does not tell (CPU)."""
-    stats = jax.local_devices()[0].memory_stats()
-    return stats.get("bytes_limit") if stats else None

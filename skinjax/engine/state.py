@@ -26,7 +26,10 @@ class Task(Protocol):
     def loss(
         self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]
     ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
-        """The mean loss of an augmented batch; beside it the new batch statistics and figures."""
+        """The mean loss of an augmented batch; beside it the new batch statistics and figures.
+
+        One of the figures is `loss`, the same one.
+        """
 
     def evaluate(self, variables: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over the valid examples of a batch."""
@@ -45,6 +48,8 @@ class TrainState(struct.PyTreeNode):
         opt_state: the optimiser's.
         plateau: optax's ReduceLROnPlateauState, or None where the schedule is another.
         ema: {'params', 'batch_stats'}: the moving average of both, or None where it is off.
+        skipped: int32 [], how many steps in a row, up to the last one, were skipped because their
+            loss or gradient was not finite.
     """
 
     step: jax.Array
@@ -53,6 +58,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: PyTree
     plateau: PyTree
     ema: PyTree
+    skipped: jax.Array
 
     @property
     def variables(self) -> PyTree:
@@ -84,6 +90,7 @@ def make_create_state(
             ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
             if averaged
             else None,
+            skipped=jnp.int32(0),
         )
 
     return create

@@ -28,6 +28,10 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Makes one update: loss, gradients, optimiser, average of the weights.
 
+    Where the loss or the gradient is not finite, the step is skipped whole: it counts, so that the
+    data, the random keys and the learning rate go on, and changes nothing else. The figures then
+    have a `skipped` above 0: how many it was in a row.
+
     The state is donated. All randomness is folded from `seed` and the step, so that a resumed run
     draws what the unstopped one would have drawn.
 
@@ -87,21 +91,33 @@ def make_train_step(
                 ema,
                 {"params": params, "batch_stats": batch_stats},
             )
+        # The norm is infinite or NaN where any element of the gradient is.
+        gradient_norm = optax.tree.norm(grads)
+        is_finite = jnp.isfinite(figures["loss"]) & jnp.isfinite(gradient_norm)
+        skipped = jnp.where(is_finite, 0, state.skipped + 1)
         figures = figures | {
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": gradient_norm,
             "learning_rate": schedule(state.step) * scale,
+            "skipped": skipped,
         }
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=ema,
+        updated = state.replace(
+            params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )
-        return state, figures
+        state = _choose(is_finite, updated, state)
+        return state.replace(step=state.step + 1, skipped=skipped), figures
 
     whole = replicated_sharding(mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings or whole, whole))
+
+
+def _choose(is_finite: jax.Array, updated: TrainState, before: TrainState) -> TrainState:
+    """The updated state, or the one before where the update is not finite."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        # The optimiser's own count of steps, by which it knows the learning rate, goes on.
+        return new if jnp.issubdtype(new.dtype, jnp.integer) else jnp.where(is_finite, new, old)
+
+    return jax.tree.map(choose, updated, before)
 
 
 def make_eval_step(task: Task, mesh: Mesh) -> jax.stages.Wrapped:

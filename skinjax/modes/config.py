@@ -84,6 +84,7 @@ def _shared_config(task: str) -> ConfigDict:
             space=1,  # devices among which the rows of each picture are divided
         )
     )
+    config.max_skipped_steps = 10  # in a row, for a loss that is not finite; more end the run
     config.init_from = ""  # weights to begin with: a PyTorch state dict or another run's workdir
     config.data = ConfigDict(
         dict(
@@ -179,6 +180,7 @@ def check_config(config: ConfigDict) -> None:
     positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")
+    within(0, 10**9, "max_skipped_steps")
     within(0, 1, "data.sampling")
     within(1, MAX_PIXELS, "data.max_pixels")
     also = config.data.also

@@ -9,6 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
+from skinjax.data.archives import cache_folder
 from skinjax.data.catalog import create_source
 from skinjax.data.combined import Combined, shared_numbers, shared_pictures
 from skinjax.data.pipeline import Examples
@@ -41,7 +42,7 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
     Raises:
         UserError: for what is wrong with it.
     """
-    cache_dir = Path(os.path.expanduser(config.data.cache_dir))
+    cache_dir = cache_folder(config.data.cache_dir)
     if source and (Path(source).expanduser() / ABOUT).is_file():
         return _open_prepared(config, dataset, Path(source).expanduser())
     options: dict[str, Any] = {"masks": config.task == "segmentation"}

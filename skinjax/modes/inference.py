@@ -295,7 +295,7 @@ def restore_variables(
         The checkpoint's step, whether it is the best, and the variables.
 
     Raises:
-        UserError: where there is no such checkpoint.
+        UserError: where there is no such checkpoint, it is damaged, or a damaged one may be it.
     """
     config = read_config(workdir)
     directory = bucket.checkpoints_folder(workdir)
@@ -306,6 +306,14 @@ def restore_variables(
         if best_step is None:
             raise UserError(f"{directory} holds no whole checkpoint: train the run first.")
         step = {"best": best_step, "last": steps[-1]}.get(checkpoint)
+        for other, damage in found.unreadable.items():
+            if checkpoint in ("best", str(other)) or (checkpoint == "last" and other > steps[-1]):
+                raise UserError(
+                    f"--checkpoint={checkpoint}: the one of step {other} in {directory} is damaged "
+                    f"({damage}), and may be what is asked for. Bring it back from a copy, or say "
+                    f"one of steps {', '.join(map(str, steps))}; none was taken in its place. "
+                    "The run's training command, started again, moves it away."
+                )
         if step is None:
             step = int(checkpoint) if checkpoint.isdecimal() else -1
         if step not in steps:

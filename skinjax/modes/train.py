@@ -14,14 +14,15 @@ from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
 from skinjax.data.combined import Combined
-from skinjax.data.pipeline import eval_batches, prefetch, train_batches
+from skinjax.data.pipeline import Order, eval_batches, prefetch, train_batches
 from skinjax.data.records import Prepared
-from skinjax.engine import optim, parallel
+from skinjax.engine import memory, optim, parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.distributed import first_on_host, held_by_main, is_main, on_main
 from skinjax.engine.monitor import Monitor, duration
 from skinjax.engine.preemption import interruption, stop_on_signals
-from skinjax.engine.resident import Resident, device_memory
+from skinjax.engine.resident import Resident
+from skinjax.engine.skipped import SkippedSteps
 from skinjax.engine.state import TrainState
 from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
 from skinjax.errors import UserError
@@ -55,6 +56,7 @@ def train(
     with (
         held_by_main(locked(workdir)),
         nullcontext(_Run(config, workdir, mesh)) as run,
+        memory.exhaustion_told(run.load),
         stop_on_signals(mesh) as stop,
         Checkpoints(
             bucket.checkpoints_folder(workdir), config.keep_last, config.best_metric
@@ -79,7 +81,7 @@ def train(
                 last = step == total
                 evaluated = last or step % run.durations.eval_every_steps == 0
                 if evaluated or step % config.save_every_steps == 0 or signal_number:
-                    monitor.flush(step)  # stops on a loss that is not finite before it is saved
+                    monitor.flush(step)  # ends a run whose steps are all skipped, before it saves
                     with monitor.pause():
                         if evaluated:
                             metrics = run.evaluate(eval_step, state)
@@ -106,6 +108,9 @@ class _Run:
 
     def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh):
         self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.load = memory.Load(
+            config.batch_size, tuple(config.image_size), config.accumulation, mesh.size
+        )
         resumed = on_main(lambda: open_workdir(workdir, config))
         prepared = first_on_host(lambda: datasets.prepare_data(config))
         splits = datasets.split_data(config, prepared)
@@ -113,10 +118,13 @@ class _Run:
         counts = ", ".join(f"{name} {len(positions):,}" for name, positions in splits.items())
         print(f"{prepared.name}: {counts} images, split by {config.data.split}", flush=True)
 
+        self.table = prepared.table
         self.training = build.create_training(config, prepared, splits["train"])
         self.task, self.durations = self.training.task, self.training.durations
         masks = self.task.uses_masks
-        self.cache = datasets.choose_cache(config, len(splits["train"]), masks, device_memory())
+        self.cache = datasets.choose_cache(
+            config, len(splits["train"]), masks, memory.available_bytes(jax.local_devices()[0])
+        )
         self.train_examples, self.val_examples = (
             datasets.create_examples(config, prepared, splits[name], masks, self.cache in kept)
             for name, kept in (("train", ("host",)), ("val", ("host", "device")))
@@ -195,10 +203,10 @@ class _Run:
         # Not every backend tells.
         if cost := train_step.cost_analysis():
             line += f", {cost['flops'] * self.mesh.size / 1e9:,.3g} GFLOP an update"
-        if memory := train_step.memory_analysis():
-            size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        if size := memory.needed_bytes(train_step):
             line += f", {size / 2**20:,.0f} MiB a device"
         print(line, flush=True)
+        memory.check_memory(train_step, self.mesh.devices.flat[0], self.load)
         return train_step, eval_step
 
     def train_batches(self, examples_seen: int) -> Iterator[dict[str, jax.Array]]:
@@ -217,10 +225,19 @@ class _Run:
             num_threads=config.data.num_threads,
             load=load,
             sampling=config.data.sampling,
-            weights=(1.0, *(weight for _, _, weight in config.data.also)),
+            weights=self._weights(),
             rows=self.rows,
         )
         return prefetch(batches, put)
+
+    def image_ids(self, step: int) -> list[str]:
+        """The images of a step's batch, those of all processes."""
+        config, examples = self.config, self.train_examples
+        order = Order(
+            examples.labels, config.data.sampling, config.seed, examples.sets, self._weights()
+        )
+        drawn = (order[n] for n in range((step - 1) * config.batch_size, step * config.batch_size))
+        return [self.table[examples.positions[index]].image_id for index in drawn]
 
     def create_monitor(self, start: int, progress: dict[str, Any]) -> Monitor:
         """What shows and writes the training from a step on."""
@@ -231,6 +248,9 @@ class _Run:
             batch_size=self.config.batch_size,
             steps_per_epoch=self.durations.steps_per_epoch,
             training_seconds=progress["training_seconds"],
+            note_skipped=SkippedSteps(
+                self.workdir, start, self.config.max_skipped_steps, self.image_ids
+            ).note,
             writes=is_main(),
         )
 
@@ -259,6 +279,10 @@ class _Run:
         shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in self.task.headline)
         weights = ", averaged weights" if self.config.ema_decay else ""
         return f"epoch {step / self.durations.steps_per_epoch:.1f}  {shown}{weights}"
+
+    def _weights(self) -> tuple[float, ...]:
+        """How often the pictures of each data set are drawn."""
+        return (1.0, *(weight for _, _, weight in self.config.data.also))
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return parallel.put_batch(batch, self.mesh)

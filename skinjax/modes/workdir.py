@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "mesh.data",
     "mesh.fsdp",
     "mesh.space",
+    "max_skipped_steps",
     "data.source",
     "data.cache_dir",
     "data.cache",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from runs import fill, flip
 
 from skinjax.data import images, records
 from skinjax.data.records import Prepared, prepare
@@ -438,6 +439,43 @@ def test_a_disk_that_fills_is_named_and_cleaned(tmp_path):
     assert "File too large" in message
     assert "free space" in message
     assert not list((tmp_path / "prepared").iterdir())
+
+
+def test_a_full_disk_is_named_and_there_is_nothing_half_made(small_disk):
+    files = files_of(30)
+    filler = fill(small_disk)
+    with filler.open("r+b") as file:
+        file.truncate(filler.stat().st_size - 2**15)  # room for a few
+    with pytest.raises(UserError, match=rf"Cannot write to {small_disk / 'prepared'}.*free space"):
+        prepare(Memory(files), small_disk, 100)
+    assert not list((small_disk / "prepared").glob("*"))
+    filler.unlink()
+    assert prepare(Memory(files), small_disk, 100).read(29) == files[29]
+
+
+def test_a_flip_anywhere_in_the_records_is_found_or_does_no_harm(tmp_path):
+    files = files_of(12)
+    prepared = prepare(Memory(files), tmp_path, 100)
+    (shard,) = prepared.directory.glob("*array_record*")
+    content = shard.read_bytes()
+    num_found = 0
+    rng = np.random.default_rng(0)
+    in_pictures = [content.index(image) + int(rng.integers(len(image))) for image, _ in files * 5]
+    # The ends hold what tells where the records are; between, there is padding as well.
+    ends = [*range(0, 64), *range(len(content) - 512, len(content), 8)]
+    elsewhere = rng.integers(0, len(content), 60).tolist()
+    for place in in_pictures + ends + elsewhere:
+        flip(shard, place)
+        try:
+            damaged = Prepared.open(prepared.directory)
+            read = [damaged.read(position) for position in range(12)]
+        except UserError as error:
+            assert str(shard) in str(error)
+            num_found += 1
+        else:
+            assert read == files
+        shard.write_bytes(content)
+    assert num_found >= len(in_pictures)
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path):
