@@ -40,7 +40,8 @@ def write_run(workdir, task, **model):
     write_config(workdir / "config.json", config)
     write_classes(workdir / "classes.json", CLASSES)
     variables = make_variables(create_task(config, CLASSES))
-    state = TrainState(step=jnp.int32(STEP), **variables, opt_state={}, plateau=None, ema=variables)
+    rest = dict(opt_state={}, plateau=None, ema=variables, skipped=jnp.int32(0))
+    state = TrainState(step=jnp.int32(STEP), **variables, **rest)
     with Checkpoints(workdir / "checkpoints", 1, config.best_metric) as checkpoints:
         checkpoints.save(STEP, state, {}, None)
     return variables

@@ -84,16 +84,13 @@ class Prepared:
                 raise UserError(f"The records {path} are damaged or missing: {mend}.")
             self._shards.append(path)
             self._starts.append(self._starts[-1] + shard["num_examples"])
-        if self._starts[-1] != len(self.table):
-            raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
         files = [str(path) for path in self._shards]
-        damaged = f"The records {', '.join(files)} are damaged: {mend}."
         try:
             self._records = grain.sources.ArrayRecordDataSource(files)
         except RuntimeError as error:
-            raise UserError(damaged) from error
-        if len(self._records) != len(self.table):
-            raise UserError(damaged)
+            raise UserError(f"The records {', '.join(files)} are damaged: {mend}.") from error
+        if not self._starts[-1] == len(self._records) == len(self.table):
+            raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
 
     @classmethod
     def open(cls, directory: str | Path) -> "Prepared":

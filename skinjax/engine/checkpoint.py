@@ -169,14 +169,15 @@ class Checkpoints:
         """
         self._refuse_damaged(step)
         wanted: PyTree = abstract_state
-        counts_skipped = "skipped" in self._manager.item_metadata(step)["state"]
-        if not counts_skipped:  # saved before steps were skipped
+        saved = self._manager.item_metadata(step)["state"]
+        is_older = isinstance(abstract_state, TrainState) and "skipped" not in saved
+        if is_older:  # than that steps are skipped
             wanted = {name: value for name, value in vars(wanted).items() if name != "skipped"}
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=_restore_args(wanted), progress=ocp.args.JsonRestore()),
         )
-        if counts_skipped:
+        if not is_older:
             return restored.state, restored.progress
         none = jax.device_put(jnp.int32(0), abstract_state.skipped.sharding)
         return TrainState(**restored.state, skipped=none), restored.progress

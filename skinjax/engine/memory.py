@@ -17,24 +17,25 @@ class Load:
         batch_size: examples of one update.
         image_size: height and width of the model's input in pixels.
         accumulation: parts that a batch is worked through in.
-        num_devices: that share the batch.
+        num_parts: that the examples of a batch are divided into among the devices.
     """
 
     batch_size: int
     image_size: tuple[int, int]
     accumulation: int
-    num_devices: int
+    num_parts: int
 
     def error(self, why: str) -> UserError:
         """What to raise where memory is short: how much is asked for, and how to ask for less."""
-        part = max(1, self.batch_size // self.accumulation // self.num_devices)
+        part = max(1, self.batch_size // self.accumulation // self.num_parts)
         height, width = self.image_size
         return UserError(
             f"Out of device memory: {why} A device works on {part} of the "
             f"config.batch_size={self.batch_size} images at once, of {height}x{width} pixels. It "
             f"takes less with a larger config.accumulation (now {self.accumulation}: parts of the "
             "batch, one after another), with config.remat=True (computes again instead of "
-            "keeping), or with a smaller config.batch_size or config.image_size."
+            "keeping), with a smaller config.batch_size or config.image_size, or divided among "
+            "more devices (config.mesh)."
         )
 
 

@@ -215,7 +215,7 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     Raises:
         UserError: with the nearest batch sizes that would do.
     """
-    num_parts = mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
+    num_parts = batch_parts(mesh)
     unit = num_parts * accumulation
     if batch_size < 1 or batch_size % unit:
         raise UserError(
@@ -223,6 +223,11 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
             f"config.accumulation={accumulation}: "
             f"set config.batch_size to {_nearest(batch_size, unit)}."
         )
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """The number of parts that the examples of a batch are divided into."""
+    return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
 
 
 def check_rows(height: int, downsampling: int, mesh: Mesh) -> None:
@@ -272,7 +277,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     Returns:
         The global arrays, [N, ...].
     """
-    num_parts = mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
+    num_parts = batch_parts(mesh)
     share = num_parts // len(local_rows(num_parts, mesh))
     return {
         name: jax.make_array_from_process_local_data(

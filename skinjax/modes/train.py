@@ -109,7 +109,10 @@ class _Run:
     def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh):
         self.config, self.workdir, self.mesh = config, workdir, mesh
         self.load = memory.Load(
-            config.batch_size, tuple(config.image_size), config.accumulation, mesh.size
+            config.batch_size,
+            tuple(config.image_size),
+            config.accumulation,
+            parallel.batch_parts(mesh),
         )
         resumed = on_main(lambda: open_workdir(workdir, config))
         prepared = first_on_host(lambda: datasets.prepare_data(config))

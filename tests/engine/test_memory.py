@@ -7,7 +7,7 @@ import pytest
 from skinjax.engine import memory
 from skinjax.errors import UserError
 
-LOAD = memory.Load(batch_size=32, image_size=(192, 256), accumulation=2, num_devices=4)
+LOAD = memory.Load(batch_size=32, image_size=(192, 256), accumulation=2, num_parts=4)
 SWITCHES = r"config\.accumulation.*config\.remat=True.*config\.batch_size or config\.image_size"
 
 
