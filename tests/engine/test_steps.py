@@ -20,7 +20,10 @@ class Line:
         params = {"dense": {"kernel": jnp.ones((3,)), "bias": jnp.zeros(())}}
         return {"params": params, "batch_stats": {"mean": jnp.zeros((3,))}}
 
-    def loss(self, params, batch_stats, batch, key):
+    def augment(self, batch, key):
+        return batch
+
+    def loss(self, params, batch_stats, batch):
         dense = params["dense"]
         residual = batch["x"] @ dense["kernel"] + dense["bias"] - batch["y"]
         # A root has no finite slope at 0, where the loss itself is finite.
