@@ -154,12 +154,13 @@ class Checkpoints:
         with self._full_disk_told():
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Reads the checkpoint of a step, onto the devices that the abstract state names.
 
         Args:
             step: one of `steps()`.
-            abstract_state: `jax.ShapeDtypeStruct`s with shardings.
+            abstract_state: a `TrainState`, or another tree, of `jax.ShapeDtypeStruct`s with
+                shardings.
 
         Returns:
             The state and the progress, as they were saved.
@@ -169,7 +170,8 @@ class Checkpoints:
         """
         self._refuse_damaged(step)
         wanted: PyTree = abstract_state
-        counts_skipped = "skipped" in self._manager.item_metadata(step)["state"]
+        saved = self._manager.item_metadata(step)["state"]
+        counts_skipped = not isinstance(abstract_state, TrainState) or "skipped" in saved
         if not counts_skipped:  # saved before steps were skipped
             wanted = {name: value for name, value in vars(wanted).items() if name != "skipped"}
         restored = self._manager.restore(
