@@ -10,6 +10,9 @@ from skinjax.modes.workdir import write_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What a failed test may have left running: for the fixture that ends it.
+started: list[subprocess.Popen] = []
+
 
 def as_file(config, folder):
     """Writes a configuration as a file that --config takes."""
@@ -31,7 +34,7 @@ def start(num_processes, devices_each, *arguments):
     flags = f"--xla_force_host_platform_device_count={devices_each}"
     command = [sys.executable, "-m", "skinjax.main", "--distributed"]
     command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={num_processes}"]
-    return [
+    processes = [
         subprocess.Popen(
             [*command, f"--process_id={index}", *map(str, arguments)],
             cwd=ROOT,
@@ -42,6 +45,8 @@ def start(num_processes, devices_each, *arguments):
         )
         for index in range(num_processes)
     ]
+    started.extend(processes)
+    return processes
 
 
 def finish(processes, status=0, timeout=300):

@@ -92,11 +92,6 @@ class Prepared:
         if not self._starts[-1] == len(self._records) == len(self.table):
             raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
 
-    @classmethod
-    def open(cls, directory: str | Path) -> "Prepared":
-        """Opens the prepared data set in `directory`."""
-        return cls(directory)
-
     def __len__(self) -> int:
         """The number of pictures."""
         return len(self.table)
@@ -176,7 +171,7 @@ def prepare(
                 (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise disk_error(directory.parent, error) from error
-    prepared = Prepared.open(directory)
+    prepared = Prepared(directory)
     for note in prepared.notes:
         if note not in source.notes:  # a source tells its own when it is opened
             logging.warning("%s", note)

@@ -154,12 +154,13 @@ class Checkpoints:
         with self._full_disk_told():
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Reads the checkpoint of a step, onto the devices that the abstract state names.
 
         Args:
             step: one of `steps()`.
-            abstract_state: `jax.ShapeDtypeStruct`s with shardings.
+            abstract_state: a `TrainState`, or another tree, of `jax.ShapeDtypeStruct`s with
+                shardings.
 
         Returns:
             The state and the progress, as they were saved.
@@ -170,14 +171,14 @@ class Checkpoints:
         self._refuse_damaged(step)
         wanted: PyTree = abstract_state
         saved = self._manager.item_metadata(step)["state"]
-        is_older = isinstance(abstract_state, TrainState) and "skipped" not in saved
-        if is_older:  # than that steps are skipped
+        counts_skipped = not isinstance(abstract_state, TrainState) or "skipped" in saved
+        if not counts_skipped:  # saved before steps were skipped
             wanted = {name: value for name, value in vars(wanted).items() if name != "skipped"}
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=_restore_args(wanted), progress=ocp.args.JsonRestore()),
         )
-        if not is_older:
+        if counts_skipped:
             return restored.state, restored.progress
         none = jax.device_put(jnp.int32(0), abstract_state.skipped.sharding)
         return TrainState(**restored.state, skipped=none), restored.progress

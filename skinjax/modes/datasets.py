@@ -73,7 +73,7 @@ def _open_prepared(config: ConfigDict, dataset: str, folder: Path) -> Prepared:
     Raises:
         UserError: where it is another data set or of another size than the configuration says.
     """
-    prepared = Prepared.open(folder)
+    prepared = Prepared(folder)
     if prepared.name != dataset:
         raise UserError(
             f"{folder} holds {prepared.name}, prepared, and not {dataset}: set config.data.dataset "

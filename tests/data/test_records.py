@@ -116,7 +116,7 @@ def test_prepared_once_and_opened_again(tmp_path):
     assert source.num_loads == 6
     second = prepare(source, tmp_path, 100)
     assert source.num_loads == 6
-    opened = Prepared.open(first.directory)
+    opened = Prepared(first.directory)
     for other in (second, opened):
         assert other.directory == first.directory
         assert other.table == first.table
@@ -225,7 +225,7 @@ def test_a_hundredth_of_broken_pictures_is_left_out_with_a_note(tmp_path, caplog
     assert "folder/image_7.jpg" in prepared.notes[1]
     assert prepared.notes[1] in caplog.text
     assert "said before" not in caplog.text
-    assert Prepared.open(prepared.directory).notes == prepared.notes
+    assert Prepared(prepared.directory).notes == prepared.notes
 
 
 def test_a_wholly_broken_copy_stops_early(tmp_path):
@@ -324,7 +324,7 @@ def test_damaged_records_are_named(tmp_path):
     content = bytearray(shard.read_bytes())
     content[content.index(files[7][0]) + 500] ^= 1
     shard.write_bytes(content)
-    damaged = Prepared.open(prepared.directory)
+    damaged = Prepared(prepared.directory)
     assert damaged.read(6) == files[6]
     with pytest.raises(UserError, match=rf"Record 7 of .*{shard.name} \(image image_7\).*delete"):
         damaged.read(7)
@@ -333,7 +333,7 @@ def test_damaged_records_are_named(tmp_path):
         prepare(Memory(files), tmp_path, 100)
     shard.unlink()
     with pytest.raises(UserError, match=f"{shard.name} are damaged or missing: delete the folder"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
 
 
 def test_a_damaged_or_missing_description_is_named(tmp_path):
@@ -343,13 +343,13 @@ def test_a_damaged_or_missing_description_is_named(tmp_path):
     changed["shards"][0]["num_examples"] = 5
     about.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=r"index\.csv does not fit its records"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
     about.write_text("{")
     with pytest.raises(UserError, match="no prepared data set that can be read: delete the folder"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
     about.unlink()
     with pytest.raises(UserError, match="no prepared data set that can be read: delete the folder"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
 
 
 def test_two_at_once_end_with_one_whole_set(tmp_path):
@@ -426,7 +426,7 @@ def test_killed_half_way_it_is_never_taken_for_whole(tmp_path):
     output, errors = again.communicate(timeout=120)
     assert output.splitlines()[-1] == "60", errors
     (whole,) = (tmp_path / "prepared").iterdir()
-    assert len(Prepared.open(whole)) == 60
+    assert len(Prepared(whole)) == 60
 
 
 def test_a_disk_that_fills_is_named_and_cleaned(tmp_path):
@@ -470,7 +470,7 @@ def test_a_flip_anywhere_in_the_records_is_found_or_does_no_harm(tmp_path):
     for place in in_pictures + ends + elsewhere:
         flip(shard, place)
         try:
-            damaged = Prepared.open(prepared.directory)
+            damaged = Prepared(prepared.directory)
             read = [damaged.read(position) for position in range(12)]
         except UserError as error:
             assert str(prepared.directory) in str(error)

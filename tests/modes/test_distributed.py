@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from processes import ROOT, as_file, finish, start
+from processes import ROOT, as_file, finish, start, started
 
 from skinjax.modes.config import classification_config, segmentation_config
 from skinjax.modes.evaluate import evaluate
@@ -66,6 +66,15 @@ def assert_same_curve(found, wanted):
         np.testing.assert_allclose(*values, rtol=2e-3)
     first = [events(run, "train")[0]["train/loss"] for run in (found, wanted)]
     np.testing.assert_allclose(*first, rtol=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    yield
+    for process in started:
+        process.kill()
+        process.communicate()
+    started.clear()
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_when_figures_are_written_is_told(whole_run, small_d
 
 def damaged_records(folder, positions):
     """Those of the positions that cannot be read."""
-    prepared = Prepared.open(folder)
+    prepared = Prepared(folder)
     for position in positions:
         try:
             prepared.read(position)
