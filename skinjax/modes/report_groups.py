@@ -138,11 +138,11 @@ def people_section(parts: Mapping[str, Sequence[Mapping[str, str]]]) -> Section 
         "part",
         "images",
         "age, median (quartiles)",
-        "told",
+        "age told",
         "female",
-        "told",
-        "confirmed by histology",
-        "told",
+        "sex told",
+        "histology",
+        "confirmation told",
     )
     return Section("people", "Who is in the data", [Table(header, rows)])
 
