@@ -196,7 +196,7 @@ def forest(
         figure,
         ("factor", "group", "images", what, "low", "high"),
         points,
-        f"{what} by group, with 95% intervals by a bootstrap over lesions; in brackets the number "
+        f"By group: {what}, with 95% intervals by a bootstrap over lesions; in brackets the number "
         "of images; dotted, all images; a cross has too few lesions for an interval.",
         f"{what} of each group. {words}",
     )
