@@ -107,7 +107,7 @@ class Elements(html.parser.HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.elements, self.text = [], ""
-        self.feed(page)
+        self.feed(page.replace("\N{NO-BREAK SPACE}", " "))
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
