@@ -163,7 +163,7 @@ def _limits(run: Reported) -> list[str]:
             "figures say little."
         )
     proofs = [proof for proof in found.column(*COLUMNS["confirmation"]) if proof]
-    if proofs:
+    if proofs and run.config.task == "classification":
         share = np.mean([proof.lower().startswith("histo") for proof in proofs])
         limits.append(
             f"{share:.0%} of the diagnoses that it is scored on are confirmed by histology; of the "

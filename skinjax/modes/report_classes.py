@@ -199,8 +199,8 @@ class _Classes:
             if melanoma is not None:
                 positive = labels[positions] == melanoma
                 scores = self._probabilities[positions, melanoma]
-                found["AUROC of melanoma"] = auroc_estimate(scores, positive, lesions)
-                found["images of melanoma"] = int(positive.sum())
+                found[f"AUROC of {MELANOMA}"] = auroc_estimate(scores, positive, lesions)
+                found[f"images of {MELANOMA}"] = int(positive.sum())
             return found
 
         note = (

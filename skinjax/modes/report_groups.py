@@ -33,9 +33,11 @@ _SKIN_CAVEAT = (
     "Skin tone is the individual typology angle (ITA) of the skin outside the true outline, in the "
     "usual bands: above 55 degrees very light, 41 light, 28 intermediate, 10 tan, -30 brown. "
     "From dermoscopy it is rough: dermatoscopes and cameras are not calibrated to each other, "
-    "white is balanced by the camera, gel and pressure blanch the skin, and the dim rim of a "
-    "picture counts as darker skin where it is wide. It compares pictures; it is no skin type and "
-    "says nothing of a person's origin. Two pictures of one person may fall into two bands."
+    "white is balanced by the camera, gel and pressure blanch the skin, the dim rim of a picture "
+    "counts as darker skin where it is wide, and where colours run to pink or blue, as in many "
+    "pictures of HAM10000, nearly all skin is very light by this measure. It compares pictures; it "
+    "is no skin type and says nothing of a person's origin. Two pictures of one person may fall "
+    "into two bands."
 )
 
 # A factor, the group of each image, and the order of the groups.
@@ -138,11 +140,11 @@ def people_section(parts: Mapping[str, Sequence[Mapping[str, str]]]) -> Section 
         "part",
         "images",
         "age, median (quartiles)",
-        "told",
+        "age told",
         "female",
-        "told",
-        "confirmed by histology",
-        "told",
+        "sex told",
+        "histology",
+        "confirmation told",
     )
     return Section("people", "Who is in the data", [Table(header, rows)])
 

@@ -112,7 +112,7 @@ def _boundary(run: Reported) -> Section:
 
 
 def _groups(run: Reported) -> Section:
-    columns = {"Jaccard": "jaccard", "Dice": "dice", "HD95": "hd95", "surface Dice": "surface_dice"}
+    columns = {"Jaccard": "jaccard", "HD95": "hd95", "surface Dice": "surface_dice"}
     values = {title: run.evaluation.numbers(column) for title, column in columns.items()}
     lesion_ids = run.lesion_ids
 

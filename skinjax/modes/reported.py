@@ -86,7 +86,9 @@ def estimate_text(estimate: Figure, digits: int = 3) -> str:
         digits = 1
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+    low, high = f"{estimate.low:.{digits}f}", f"{estimate.high:.{digits}f}"
+    # On a telephone the interval may stand below the figure; it is never torn itself.
+    return f"{estimate.value:.{digits}f} ({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})"
 
 
 def temperature_text(figures: Mapping[str, Any]) -> str:

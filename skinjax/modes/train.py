@@ -209,7 +209,7 @@ class _Run:
         if size := memory.needed_bytes(train_step):
             line += f", {size / 2**20:,.0f} MiB a device"
         print(line, flush=True)
-        memory.check_memory(train_step, self.mesh.devices.flat[0], self.load)
+        memory.check_memory(train_step, jax.local_devices()[0], self.load)
         return train_step, eval_step
 
     def train_batches(self, examples_seen: int) -> Iterator[dict[str, jax.Array]]:

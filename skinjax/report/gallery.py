@@ -58,8 +58,9 @@ def outlined(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np
         (prediction, PREDICTION_COLOUR, dashed),
     ):
         reduced = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        line = reduced & ~ndimage.binary_erosion(reduced)
-        rim = ndimage.binary_dilation(line, iterations=1) & ~line
+        edge = reduced & ~ndimage.binary_erosion(reduced)
+        line = ndimage.binary_dilation(edge)
+        rim = ndimage.binary_dilation(line) & ~line
         small[rim & shown] = _RIM
         small[line & shown] = np.round(255 * np.array(to_rgb(colour))).astype(np.uint8)
     return small

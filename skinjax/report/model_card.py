@@ -25,6 +25,10 @@ _RESNETS = {
     "none": "ResNet-{} (He 2016, arXiv:1512.03385)",
 }
 
+_FITS = {
+    "squash": "the picture squashed into them",
+    "letterbox": "the picture within them, with black bars",
+}
 # Settings that name folders of somebody's machine: a page may be passed on.
 _PLACES = ("data.source", "data.cache_dir", "data.also", "init_from", "data.table.table")
 
@@ -89,7 +93,11 @@ def recipe(settings: Settings) -> list[Block]:
         return settings[key]
 
     rows = [
-        ("input", f"{' x '.join(map(str, value('image_size')))} pixels, {value('fit')}; RGB"),
+        (
+            "input",
+            f"{' x '.join(map(str, value('image_size')))} pixels, {_FITS[value('fit')]}; RGB, "
+            "normalised by ImageNet's means and deviations",
+        ),
         ("prepared at", f"{value('data.size')} pixels on the shorter side, at most"),
         ("batch", f"{value('batch_size')} images, {value('num_epochs'):g} epochs"),
         (
@@ -102,7 +110,7 @@ def recipe(settings: Settings) -> list[Block]:
         (
             "learning rate",
             f"{value('optimizer.learning_rate'):g}, {value('schedule.name')}, "
-            f"{value('schedule.warmup_epochs'):g} epochs of warm-up",
+            f"warm-up of {value('schedule.warmup_epochs'):g} epoch(s)",
         ),
         ("loss", _group(settings, "loss")),
         ("augmentation", _group(settings, "augmentation")),

@@ -90,7 +90,7 @@ def precision_recall_plot(
       labels: int [N], in 0..K - 1.
       classes: the K names.
     """
-    figure = Figure(figsize=(_WIDTH, _WIDTH), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, _WIDTH + 0.9), layout="constrained")
     axis = figure.add_subplot()
     rows: list[tuple[str, float, float, float | None]] = []
     words = []
@@ -119,7 +119,14 @@ def precision_recall_plot(
     axis.grid(color="0.9", linewidth=0.6)
     axis.set_xlabel("recall (sensitivity)")
     axis.set_ylabel("precision")
-    axis.legend(title="average precision (share of images)", fontsize=8, title_fontsize=8)
+    # Below, since curves run everywhere within.
+    figure.legend(
+        title="average precision (share of images)",
+        fontsize=8,
+        title_fontsize=8,
+        loc="outside lower center",
+        ncols=3,
+    )
     return Plot(
         "precision_recall",
         figure,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from skinjax.report.classification_figures import COLOURS
 from skinjax.report.plot import Plot
@@ -77,6 +78,7 @@ def jaccard_histogram(jaccard: np.ndarray, threshold: float) -> Plot:
     counts, edges = np.histogram(jaccard, JACCARD_BINS, (0, 1))
     figure, axis = _one(2.7)
     axis.stairs(counts, edges, fill=True, color=_BLUE)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.axvline(threshold, color="0.35", linestyle=":", linewidth=1)
     axis.set_xlim(0, 1)
     axis.set_xlabel("Jaccard index")
@@ -132,6 +134,7 @@ def surface_dice(values: np.ndarray, tolerance: float) -> Plot:
     counts, edges = np.histogram(values, 20, (0, 1))
     figure, axis = _one(2.7)
     axis.stairs(counts, edges, fill=True, color=_BLUE)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(0, 1)
     axis.set_xlabel(f"surface Dice at {tolerance:g} pixels")
     axis.set_ylabel("images")
@@ -164,10 +167,12 @@ def forest(
     axis.axvline(overall, color="0.35", linestyle=":", linewidth=1)
     ticks: list[int] = []
     labels: list[str] = []
+    headings = set()
     place = 0
     for factor, members in groups:
+        headings.add(place)
         ticks.append(place)
-        labels.append(factor.upper())
+        labels.append(factor)
         place += 1
         for label, num_images, value, low, high in members:
             if low is not None and high is not None:
@@ -177,6 +182,9 @@ def forest(
             labels.append(f"{label} ({num_images:,})")
             place += 1
     axis.set_yticks(ticks, labels, fontsize=8)
+    for tick, text in zip(ticks, axis.get_yticklabels(), strict=True):
+        if tick in headings:
+            text.set_fontweight("bold")
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(place - 0.3, -0.7)
     axis.grid(axis="x", **_GRID)
@@ -188,7 +196,7 @@ def forest(
         figure,
         ("factor", "group", "images", what, "low", "high"),
         points,
-        f"{what} by group, with 95% intervals by a bootstrap over lesions; in brackets the number "
+        f"By group: {what}, with 95% intervals by a bootstrap over lesions; in brackets the number "
         "of images; dotted, all images; a cross has too few lesions for an interval.",
         f"{what} of each group. {words}",
     )

@@ -30,8 +30,9 @@ SIZE = (32, 48)
 class PlayedRun:
     """What evaluate asks of a trained run; its answers are the truth, moved or blurred a little."""
 
-    def __init__(self, workdir, checkpoint="best", tta=False, dataset="", source=""):
+    def __init__(self, workdir, checkpoint="best", tta=False, dataset="", source="", others=()):
         self.workdir, self.tta, self.is_own, self.step, self.is_best = workdir, tta, True, 40, True
+        self.members = [self]
         self.config, self.classes = read_config(workdir), read_classes(workdir)
         self.prepared = datasets.prepare_data(self.config)
 
@@ -48,7 +49,7 @@ class PlayedRun:
             else:
                 chances = generator.dirichlet(np.ones(len(self.classes)))
                 chances[self.classes.index(row.label)] += generator.random()
-                yield np.log(chances / chances.sum()).astype(np.float32), None, position
+                yield np.log(chances / chances.sum()).astype(np.float32)[None], None, position
 
 
 def make_run(workdir, cache_dir, config):
@@ -107,7 +108,7 @@ class Elements(html.parser.HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.elements, self.text = [], ""
-        self.feed(page)
+        self.feed(page.replace("\N{NO-BREAK SPACE}", " "))
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
