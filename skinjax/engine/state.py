@@ -17,19 +17,10 @@ class Task(Protocol):
     def init(self, key: jax.Array) -> PyTree:
         """Creates the variables, {'params': ..., 'batch_stats': ...}."""
 
-    def augment(self, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-        """Changes a batch at random into what `loss` takes, each array's first axis the examples.
-
-        Arrays of four axes are pictures, [N, H, W, C].
-        """
-
     def loss(
-        self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]
+        self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
-        """The mean loss of an augmented batch; beside it the new batch statistics and figures.
-
-        One of the figures is `loss`, the same one.
-        """
+        """The mean loss of a batch; beside it the new batch statistics and figures to log."""
 
     def evaluate(self, variables: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over the valid examples of a batch."""
@@ -48,8 +39,6 @@ class TrainState(struct.PyTreeNode):
         opt_state: the optimiser's.
         plateau: optax's ReduceLROnPlateauState, or None where the schedule is another.
         ema: {'params', 'batch_stats'}: the moving average of both, or None where it is off.
-        skipped: int32 [], how many steps in a row, up to the last one, were skipped because their
-            loss or gradient was not finite.
     """
 
     step: jax.Array
@@ -58,7 +47,6 @@ class TrainState(struct.PyTreeNode):
     opt_state: PyTree
     plateau: PyTree
     ema: PyTree
-    skipped: jax.Array
 
     @property
     def variables(self) -> PyTree:
@@ -75,7 +63,7 @@ def make_create_state(
     averaged: bool,
     seed: int,
 ) -> Callable[[], TrainState]:
-    """Makes the function that creates a new training's state; jit it with its shardings."""
+    """Makes the function that creates a new training's state; jit it with a sharding."""
 
     def create() -> TrainState:
         variables = task.init(jax.random.key(seed))
@@ -90,7 +78,6 @@ def make_create_state(
             ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
             if averaged
             else None,
-            skipped=jnp.int32(0),
         )
 
     return create

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views of a picture, whose predictions are averaged or compared."""
+"""Test-time augmentation: the views of a picture whose predictions are averaged."""
 
 from collections.abc import Callable
 
@@ -19,22 +19,6 @@ def average_views(
     Returns:
         float32, of the prediction's shape.
     """
-    return jnp.mean(predict_views(predict, images, spatial), axis=0)
-
-
-def predict_views(
-    predict: Callable[[jax.Array], jax.Array], images: jax.Array, spatial: bool = False
-) -> jax.Array:
-    """Predicts each of the views that `average_views` averages.
-
-    Args:
-        predict: as there.
-        images: as there.
-        spatial: as there.
-
-    Returns:
-        float32 [V, ...]: the prediction of each view; the first is that of the images as they are.
-    """
     square = images.shape[1] == images.shape[2]
     # Half a turn and a mirror make all four flips.
     views = [(turn, flip) for turn in (range(4) if square else (0, 2)) for flip in (False, True)]
@@ -45,4 +29,4 @@ def predict_views(
         if spatial:
             output = jnp.rot90(jnp.flip(output, 2) if flip else output, -turn, axes=(1, 2))
         outputs.append(output)
-    return jnp.stack(outputs)
+    return jnp.mean(jnp.stack(outputs), axis=0)
