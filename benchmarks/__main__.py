@@ -1,4 +1,4 @@
-"""The benchmarks: python -m benchmarks NAME [--peer] [--json FILE] [--tiny]."""
+"""The benchmarks: python -m benchmarks NAME [--peer] [--json FILE] [--tiny] [--kills N]."""
 
 import argparse
 import importlib
@@ -11,8 +11,11 @@ NAMES = {
     "predict_step": "predictions of each model, beside PyTorch's",
     "input": "records to batches and originals to records, beside a DataLoader",
     "end_to_end": "the share of an epoch that the input costs",
+    "predict": "a folder from files to masks and tables, beside the model alone",
     "startup": "process start to first step, with and without compiled programs at hand",
+    "export": "sizes and rates of exported models (for ONNX with .venv-onnx on PYTHONPATH)",
     "scale": "time and memory by batch, size, devices and number of images",
+    "faults": "a training killed again and again, beside one left alone",
 }
 
 
@@ -28,12 +31,15 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="PyTorch does the same work in turn")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     parser.add_argument("--tiny", action="store_true", help="so small that it only shows it runs")
+    parser.add_argument(
+        "--kills", type=int, default=50, metavar="N", help="faults: how often it is killed (50)"
+    )
     arguments = parser.parse_args()
     set_up_jax()
 
     from benchmarks.harness import Options, show, write_json
 
-    options = Options(peer=arguments.peer, tiny=arguments.tiny)
+    options = Options(peer=arguments.peer, tiny=arguments.tiny, kills=arguments.kills)
     module = importlib.import_module(
         "benchmarks.steps" if arguments.name.endswith("_step") else f"benchmarks.{arguments.name}"
     )

@@ -1,5 +1,6 @@
 """end_to_end: an epoch of real training over the same epoch on one constant batch."""
 
+import functools
 import itertools
 import statistics
 import tempfile
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.harness import Options, measure_in_turn
 from skinjax.data.pipeline import prefetch, train_batches
 from skinjax.engine import parallel
+from skinjax.engine.resident import Resident
 from skinjax.engine.steps import make_train_step
 from skinjax.modes import build, datasets
 from skinjax.modes.config import segmentation_config
@@ -20,7 +23,7 @@ def measure_end_to_end(options: Options) -> list[dict[str, Any]]:
     """The share of an epoch that the input costs, for each cache, on the laptop's recipe."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        for cache in ("host", "none"):
+        for cache in ("device", "host", "none"):
             rows.append({"cache": cache} | _measure(Path(name), cache, options))
     return rows
 
@@ -42,9 +45,12 @@ def _measure(folder: Path, cache: str, options: Options) -> dict[str, Any]:
     training = build.create_training(config, prepared, positions)
     sharding = parallel.replicated_sharding(mesh)
     state = jax.jit(training.create_state, out_shardings=sharding)()
+    load, put = examples.batch, functools.partial(parallel.put_batch, mesh=mesh)
+    if cache == "device":
+        stacked = examples.stack(config.data.num_threads)
+        load, put = np.asarray, Resident(stacked, mesh).batch
     real = prefetch(
-        train_batches(examples, config.batch_size, 0, 0, config.data.num_threads),
-        lambda batch: parallel.put_batch(batch, mesh),
+        train_batches(examples, config.batch_size, 0, 0, config.data.num_threads, load=load), put
     )
     constant = itertools.repeat(next(real))
     step = (

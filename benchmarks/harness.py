@@ -24,10 +24,12 @@ class Options:
     Attributes:
         peer: whether the same work is done by a PyTorch program in turn.
         tiny: whether everything is made so small that it only shows that it runs.
+        kills: how often `faults` kills a training.
     """
 
     peer: bool = False
     tiny: bool = False
+    kills: int = 50
 
     @property
     def pairs(self) -> int:

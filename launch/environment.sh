@@ -1,16 +1,14 @@
 # shellcheck shell=bash
-# What local.sh and test.sh share: finds a Python, makes .venv, installs into it. Sourced, not run.
+# What the scripts share: finds a Python, makes .venv, installs into it. Sourced, not run.
 # It keeps to what bash 3.2 has, the one that macOS ships.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=launch/commands.sh
+source "$root/launch/commands.sh"
 environment=$root/.venv
 python=$environment/bin/python
 # Two lines, the fingerprint of what was installed and the extras; or "unfinished".
 state=$environment/launch-state
-
-say() {
-  printf '%s\n' "$*" >&2
-}
 
 # Prints the first Python that will do. 3.14 comes late: the tested versions were resolved up to 3.13.
 find_python() {
@@ -61,6 +59,11 @@ find_accelerator() {
   done
 }
 
+# Prints the extra that the arguments of skinjax.main need: gcs where one is in a bucket.
+find_extras() {
+  if [[ "$*" == *gs://* ]]; then echo gcs; fi
+}
+
 # Prints what decides whether .venv is up to date; fails where its Python does not run.
 fingerprint() {
   "$python" -I - "$root" 2>/dev/null <<'PYTHON'
@@ -90,36 +93,49 @@ is_installed() {
   done
 }
 
+# Notes what .venv holds; a dry run changes nothing.
+note_state() {
+  if [[ -n $dry_run ]]; then return; fi
+  printf '%s\n' "$@" >"$state.new"
+  mv -f -- "$state.new" "$state"
+}
+
 # Takes the extras wanted; adds them to those that are there, so that nobody's tools are lost.
 install() {
   local base extra extras log
   if [[ -f $state && $(<"$state") == unfinished ]] ||
-    ! { "$python" -I -m pip --version || "$python" -I -m ensurepip; } >/dev/null 2>&1; then
+    ! { "$python" -I -m pip --version || { [[ -x $python ]] && run "$python" -I -m ensurepip; }; } \
+      >/dev/null 2>&1; then
     base=$(find_python)
     if [[ -e $environment ]]; then say "skinjax: .venv is not whole; making it again."; fi
-    rm -rf -- "$environment"
-    mkdir -- "$environment"
+    run rm -rf -- "$environment"
+    run mkdir -- "$environment"
     # Written first and replaced last: one that was cut off half-way is never taken for a whole one.
-    echo unfinished >"$state"
-    "$base" -m venv "$environment"
+    note_state unfinished
+    run "$base" -m venv "$environment"
   fi
   extras=$(installed_extras || true)
   # A .venv that somebody made by hand has no state yet, and is not to be thrown away.
-  if [[ -f $state ]]; then echo unfinished >"$state"; fi
+  if [[ -f $state ]]; then note_state unfinished; fi
   for extra in "$@"; do
     [[ ,$extras, == *",$extra,"* ]] || extras=${extras:+$extras,}$extra
   done
   log=$environment/launch.log
+  set -- "$python" -I -m pip install --disable-pip-version-check --quiet \
+    --constraint constraints.txt --editable ".${extras:+[$extras]}"
+  if [[ -n $dry_run ]]; then
+    quoted cd -- "$root"
+    quoted "$@"
+    return
+  fi
   say "skinjax: installing into .venv (${extras:-CPU}); 1 to 3 minutes and a download of 0.4 GB," \
     "with CUDA 3 GB more ..."
-  if ! (cd -- "$root" && "$python" -I -m pip install --disable-pip-version-check --quiet \
-    --constraint constraints.txt --editable ".${extras:+[$extras]}") >"$log" 2>&1; then
+  if ! (cd -- "$root" && "$@") >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     say "skinjax: that was not installed; the end of the log is above, the whole in $log"
     return 1
   fi
-  printf '%s\n%s\n' "$(fingerprint)" "$extras" >"$state.new"
-  mv -f -- "$state.new" "$state"
+  note_state "$(fingerprint)" "$extras"
 }
 
 # Takes further extras (test); afterwards $python is one that has skinjax and all it needs.
@@ -130,6 +146,10 @@ make_environment() {
   # shellcheck disable=SC2086
   set -- $accelerator "$@"
   is_installed "$@" && return
+  if [[ -n $dry_run ]]; then
+    install "$@"
+    return
+  fi
   if command -v flock >/dev/null; then
     exec 9>"$root/.venv.lock"
     if ! flock --nonblock 9; then

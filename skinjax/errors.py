@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class ToldElsewhere(UserError):
+    """What another process of the run has failed of; that one tells the user."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop and has saved; the message says how to go on.
 

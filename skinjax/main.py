@@ -1,41 +1,103 @@
 """The command line: flags to a mode, a mode to one function."""
 
+import contextlib
 import errno
 import runpy
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from skinjax.errors import Interrupted, UserError
+from skinjax.errors import Interrupted, ToldElsewhere, UserError
 from skinjax.process import set_up_jax, use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "audit"], "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "compare", "report", "predict", "explain", "export", "audit"],
+    "What to do.",
+)
+_WORKDIR = flags.DEFINE_multi_string(
+    "workdir",
+    [],
+    "The run's folder; evaluate, predict: given more than once, the runs' probabilities are "
+    "averaged; compare: given twice.",
+)
 _SPLIT = flags.DEFINE_enum(
     "split",
     None,
     ["train", "val", "test", "all"],
-    "evaluate: which split; unless told, 'test' of the run's data and 'all' of another --dataset.",
+    "evaluate, compare: which split; unless told, 'test' of the run's data and 'all' of another "
+    "--dataset.",
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "evaluate: 'best', 'last' or a step that was kept."
+    "checkpoint",
+    "best",
+    "evaluate, predict, explain, export: 'best', 'last' or a step that was kept.",
 )
-_TTA = flags.DEFINE_bool("tta", False, "evaluate: average over flips (and turns of a square).")
+_TTA = flags.DEFINE_bool(
+    "tta",
+    False,
+    "evaluate, compare, predict, export: average over flips (and turns of a square).",
+)
 _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
 )
 _SOURCE = flags.DEFINE_multi_string(
     "source",
     [],
-    "audit: folder or zip of a data set, given once or more; evaluate: that of --dataset, or where "
-    "the run's own data lies now.",
+    "audit: folder or zip of a data set, given once or more; evaluate, report: that of --dataset, "
+    "or where the run's own data lies now.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "audit: the folder to write to.")
+_EVALUATION = flags.DEFINE_string(
+    "evaluation",
+    "",
+    "report: the folder of WORKDIR/evaluate that is reported; 'test', unless told.",
+)
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "predict: a picture, a folder or zip of pictures, or a glob; explain: a picture; once or more.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "compare, predict, explain, audit: the folder to write to; export: the file, .stablehlo, .onnx "
+    "or .safetensors.",
+)
+_OVERLAY = flags.DEFINE_bool("overlay", False, "predict: also draw each lesion's outline.")
+_PROBABILITIES = flags.DEFINE_bool(
+    "probabilities", False, "predict: also write each pixel's probability of lesion, as a PNG."
+)
+_ISIC = flags.DEFINE_bool(
+    "isic", False, "predict: also write the ISIC challenge's form, masks or response.csv."
+)
+_MIN_REGION = flags.DEFINE_float(
+    "min_region",
+    0.0,
+    "predict: the share of a picture below which islands of lesion, but the largest, are taken out "
+    "and holes are filled.",
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "train, evaluate: this is one of several processes, which are all started with the same flags.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "distributed: HOST:PORT of process 0; needed, like the next two, where JAX does not find the "
+    "processes by itself (it does on TPU, SLURM, GKE and Open MPI).",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "distributed: how many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "distributed: which one this is, from 0 on.")
 
 
 def main(argv: list[str]) -> None:
@@ -43,22 +105,61 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not understood: flags begin with --.")
-        _run()
+        with _copied_from_bucket():
+            _run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            _end_unforeseen(error)
+        place = error.filename or _OUTPUT.value or ", ".join(_WORKDIR.value)
         print(
-            f"skinjax: the disk is full ({error.filename or 'no file named'}): make room and start "
-            "the same command again.",
+            f"skinjax: the disk is full ({place}): make room and start the same command again.",
             file=sys.stderr,
         )
-        sys.exit(1)
+        _end(1)
     except KeyboardInterrupt:
         print("skinjax: stopped; nothing was half-written.", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
     except UserError as error:
-        print(f"skinjax: {error}", file=sys.stderr)
-        sys.exit(2)
+        if not isinstance(error, ToldElsewhere):
+            print(f"skinjax: {error}", file=sys.stderr)
+        _end(2)
+    except Exception as error:
+        _end_unforeseen(error)
+
+
+def _end_unforeseen(error: Exception) -> NoReturn:
+    """Ends with the traceback, or with a sentence where it is the loss of another process."""
+    if not _DISTRIBUTED.value:
+        raise error
+    from skinjax.modes.processes import describe_failure
+
+    lost = describe_failure(error)
+    print(f"skinjax: {lost}" if lost else traceback.format_exc(), file=sys.stderr)
+    _end(75 if lost else 1)
+
+
+def _end(exit_status: int) -> NoReturn:
+    """Ends the process; where it is one of several, without waiting for those that go on."""
+    if _DISTRIBUTED.value:
+        from skinjax.modes.processes import leave
+
+        leave(exit_status)
+    sys.exit(exit_status)
+
+
+@contextlib.contextmanager
+def _copied_from_bucket() -> Iterator[None]:
+    """Has the mode work in a copy of the run's folder where that lies in a bucket."""
+    if not any(workdir.startswith("gs://") for workdir in _WORKDIR.value):
+        yield
+        return
+    set_up_jax()
+    from skinjax.modes.bucket import opened
+
+    with contextlib.ExitStack() as stack:
+        copies = [stack.enter_context(opened(workdir)) for workdir in _WORKDIR.value]
+        flags.FLAGS["workdir"].value = [str(copy) for copy in copies]
+        yield
 
 
 def _run() -> None:
@@ -67,8 +168,22 @@ def _run() -> None:
 
         output = _named(_OUTPUT.value, "output", "the folder to write to")
         sys.exit(0 if audit(_SOURCE.value, output, _DATASET.value) else 1)
-    workdir = _named(_WORKDIR.value, "workdir", "the run's folder")
+    workdirs = [Path(value) for value in _WORKDIR.value if value]
+    workdir = _named("".join(_WORKDIR.value[:1]), "workdir", "the run's folder")
+    if _MODE.value == "compare":
+        from skinjax.modes.compare import compare
+
+        if len(workdirs) != 2:
+            raise UserError("--mode=compare wants --workdir twice: the two runs to compare.")
+        written = Path(_OUTPUT.value) if _OUTPUT.value else None
+        compare(workdirs[0], workdirs[1], _SPLIT.value, _DATASET.value, _TTA.value, written)
+        return
+    if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
+        raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")
+    if _DISTRIBUTED.value and _MODE.value not in ("train", "evaluate"):
+        raise UserError(f"--distributed: --mode={_MODE.value} is work for one process.")
     set_up_jax()
+    speaks = _join_processes()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
     if _MODE.value == "train":
         if _CONFIG.value is None:
@@ -78,21 +193,69 @@ def _run() -> None:
         try:
             train(_CONFIG.value, workdir)
         except Interrupted as interruption:
-            print(f"skinjax: {interruption}", file=sys.stderr)
+            if speaks:
+                print(f"skinjax: {interruption}", file=sys.stderr)
             sys.exit(interruption.exit_status)
+    elif _MODE.value == "export":
+        from skinjax.modes.export import export
+
+        output = _named(_OUTPUT.value, "output", "the file to write")
+        export(workdir, output, _CHECKPOINT.value, _TTA.value)
+    elif _MODE.value == "explain":
+        from skinjax.modes.explain import explain
+
+        output = _named(_OUTPUT.value, "output", "the folder to write to")
+        explain(workdir, _INPUT.value, output, _CHECKPOINT.value)
+    elif _MODE.value == "predict":
+        from skinjax.modes.predict import predict
+
+        all_read = predict(
+            workdirs,
+            _INPUT.value,
+            _named(_OUTPUT.value, "output", "the folder to write to"),
+            checkpoint=_CHECKPOINT.value,
+            tta=_TTA.value,
+            overlay=_OVERLAY.value,
+            probabilities=_PROBABILITIES.value,
+            isic=_ISIC.value,
+            min_region=_MIN_REGION.value,
+        )
+        sys.exit(0 if all_read else 1)
+    elif _MODE.value == "report":
+        from skinjax.modes.report import report
+
+        report(workdir, _EVALUATION.value, _one_source())
     else:
         from skinjax.modes.evaluate import evaluate
 
-        if len(_SOURCE.value) > 1:
-            raise UserError("--source is given more than once: evaluate one data set at a time.")
         evaluate(
             workdir,
             split=_SPLIT.value,
             checkpoint=_CHECKPOINT.value,
             tta=_TTA.value,
             dataset=_DATASET.value,
-            source="".join(_SOURCE.value),
+            source=_one_source(),
+            others=workdirs[1:],
         )
+
+
+def _one_source() -> str:
+    """The data set's place, where one is named."""
+    if len(_SOURCE.value) > 1:
+        raise UserError("--source is given more than once: take one data set at a time.")
+    return "".join(_SOURCE.value)
+
+
+def _join_processes() -> bool:
+    """Joins the other processes of the run, if any; returns whether this is the one that speaks."""
+    if not _DISTRIBUTED.value:
+        for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
+            if flag.value is not None:
+                raise UserError(f"--{flag.name} is for several processes: say --distributed too.")
+        return True
+    from skinjax.modes.processes import join
+
+    return join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 def _named(value: str | None, flag: str, what: str) -> Path:

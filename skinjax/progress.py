@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Shows on stderr how far something is: a bar on a terminal, else a line every tenth.
 
     Work that is done within a second shows nothing.
@@ -17,10 +17,14 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     Args:
         what: is being done, as "preparing ham10000".
         total: number of images.
+        shown: False where another process shows it.
 
     Yields:
         A function to be told how many more are done.
     """
+    if not shown:
+        yield lambda count: None
+        return
     if sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit=" images", delay=1, leave=False) as bar:
             yield lambda count: bar.update(count) and None

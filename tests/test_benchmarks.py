@@ -17,8 +17,11 @@ COLUMNS = {
     "predict_step": {"case", "parameters", "ours", "of matmul"},
     "input": {"case", "cores", "ours", "ours a core"},
     "end_to_end": {"cache", "steps", "input's share"},
+    "predict": {"case", "pictures", "folder", "model", "of the model"},
     "startup": {"what", "seconds"},
+    "export": {"case", "form", "MiB", "images/s one at a time"},
     "scale": {"what", "ms"},
+    "faults": {"kills", "resumes", "differences"},
 }
 
 

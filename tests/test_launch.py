@@ -3,82 +3,12 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from clones import STAND_IN, Clone
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Programs run in the real Python; modules (venv, pip, pytest ...) are noted and acted.
-# A module and its arguments that fit the pattern FAILING end with STATUS.
-STAND_IN = """#!/usr/bin/env bash
-if [[ $1 == -I ]]; then shift; fi
-case "$1 $2" in
-  "-m venv")
-    [[ -z ${CUT_OFF:-} ]] || kill -9 $PPID
-    mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
-    printf '#!/bin/sh\\n' >"$3/bin/shellcheck" && chmod +x "$3/bin/shellcheck" ;;
-  "-m pip")
-    [[ $3 == install ]] || exit 0
-    echo "pip ${*: -1}" >>"$NOTES"
-    sleep "${PIP_SECONDS:-0}"
-    echo "words of pip"
-    exit "${PIP_STATUS:-0}" ;;
-  "-m "*)
-    name=$2
-    shift 2
-    { printf '%s in %s:' "$name" "$PWD"; printf ' <%s>' "$@"; echo; } >>"$NOTES"
-    echo "== words of $name in 1.0s =="
-    [[ "$name $*" != ${FAILING:-} ]] || exit "$STATUS" ;;
-  *) exec "$REAL_PYTHON" "$@" ;;
-esac
-"""
-
-
-class Clone:
-    """What the scripts read, in a folder with a space in its name, and a PATH with a stand-in."""
-
-    def __init__(self, folder: Path):
-        self.root = folder / "a clone"
-        self.bin = folder / "bin"
-        self.notes = folder / "notes"
-        self.bin.mkdir()
-        for name in ("launch", ".ci"):
-            shutil.copytree(ROOT / name, self.root / name)
-        for name in ("pyproject.toml", "constraints.txt"):
-            shutil.copy(ROOT / name, self.root / name)
-        self.add_command("python3.12", STAND_IN)
-        self.add_command("nvidia-smi", "#!/bin/sh\nexit 9\n")
-
-    def add_command(self, name: str, text: str) -> None:
-        path = self.bin / name
-        path.write_text(text)
-        path.chmod(0o755)
-
-    def environment(self, **variables: str) -> dict[str, str]:
-        return {
-            "PATH": f"{self.bin}:/usr/bin:/bin",
-            "NOTES": str(self.notes),
-            "REAL_PYTHON": sys.executable,
-            **variables,
-        }
-
-    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [self.root / script, *arguments],
-            cwd=self.bin,
-            env=self.environment(**variables),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def take_notes(self) -> list[str]:
-        """What the stand-in was asked since the last call."""
-        notes = self.notes.read_text().splitlines() if self.notes.exists() else []
-        self.notes.unlink(missing_ok=True)
-        return notes
 
 
 @pytest.fixture
@@ -270,6 +200,12 @@ def test_accelerator_decides_what_is_installed(clone):
     assert installs(clone) == ["pip .[test]", "pip .[test,cuda]"]
 
 
+def test_a_folder_in_a_bucket_decides_what_is_installed(clone):
+    for workdir in ("run", "gs://bucket/run", "run"):
+        clone.run("launch/local.sh", "--config=c.py", f"--workdir={workdir}")
+    assert installs(clone) == ["pip .", "pip .[gcs]"]
+
+
 def test_test_runs_every_check_and_fails_with_any(clone):
     done = clone.run("launch/test.sh", "-m", "slow", FAILING="ruff *", STATUS="1")
     assert done.returncode == 1
@@ -311,6 +247,86 @@ def test_ci_finds_the_real_images(clone, there):
     }
 
 
+def test_a_dry_run_tells_all_and_does_nothing(clone):
+    main = f"'{clone.root}/.venv/bin/python' -m skinjax.main"
+    first = clone.run("launch/local.sh", "--dry-run")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines() == [
+        f"rm -rf -- '{clone.root}/.venv'",
+        f"mkdir -- '{clone.root}/.venv'",
+        f"{clone.bin}/python3.12 -m venv '{clone.root}/.venv'",
+        f"cd -- '{clone.root}'",
+        f"'{clone.root}/.venv/bin/python' -I -m pip install --disable-pip-version-check --quiet "
+        "--constraint constraints.txt --editable .",
+        f"cd -- '{clone.root}'",
+        f"{main} --config=configs/quickstart.py --workdir=runs/quickstart",
+        f"{main} --mode=evaluate --workdir=runs/quickstart --split=test",
+    ]
+    assert clone.take_notes() == []
+    assert not (clone.root / ".venv").exists()
+
+    clone.run("launch/local.sh", "x")
+    clone.take_notes()
+    told = clone.run("launch/local.sh", "--dry-run", "--workdir=it's mine", "--tta")
+    assert told.stdout == f"exec {main} '--workdir=it'\\''s mine' --tta\n"
+    assert (told.stderr, clone.take_notes()) == ("", [])
+
+
+def test_a_dry_run_of_the_checks_tells_all_and_does_nothing(clone):
+    clone.run("launch/test.sh")
+    clone.take_notes()
+    told = clone.run("launch/test.sh", "--dry-run", "-m", "slow")
+    assert told.returncode == 0
+    commands = told.stdout.splitlines()
+    assert "shellcheck" in commands[4] and "launch/slurm.sbatch" in commands[4]
+    assert commands[5].endswith("pytest -n 2 --dist worksteal -m 'not slow' -m slow")
+    assert clone.take_notes() == []
+
+
+def test_onnx_lays_its_converter_beside_once_and_hands_on(clone):
+    arguments = ["--workdir=my run", "--output=model.onnx"]
+    for _ in range(2):
+        done = clone.run("launch/onnx.sh", *arguments, FAILING="skinjax.main *", STATUS="3")
+        assert done.returncode == 3
+    command = f"skinjax.main in {clone.bin}: <--mode=export> <--workdir=my run>"
+    listed = f"pip {clone.root}/launch/onnx.txt"
+    exported = f"{command} <--output=model.onnx>"
+    assert clone.take_notes() == ["pip .", listed, exported, exported]
+    told = clone.run("launch/onnx.sh", "--dry-run", "--workdir=W")
+    assert told.stdout.endswith("-m skinjax.main --mode=export --workdir=W\n")
+    assert (told.returncode, clone.take_notes()) == (0, [])
+    with (clone.root / "launch" / "onnx.txt").open("a") as file:
+        file.write("# changed\n")
+    assert clone.run("launch/onnx.sh", "x").returncode == 0
+    assert clone.take_notes()[0] == listed
+
+
+def test_a_converter_that_is_not_installed_is_told_and_tried_again(clone):
+    clone.run("launch/local.sh", "x")
+    clone.take_notes()
+    for _ in range(2):
+        failed = clone.run("launch/onnx.sh", "x", PIP_STATUS="1")
+        assert failed.returncode == 1 and "words of pip" in failed.stderr
+        assert clone.take_notes() == [f"pip {clone.root}/launch/onnx.txt"]
+
+
+def test_the_converters_list_is_pinned_and_agrees_with_what_is_tested():
+    def read(path):
+        lines = (ROOT / path).read_text().splitlines()
+        return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+    converter = read("launch/onnx.txt")
+    assert {"jax2onnx", "onnx", "onnxruntime"} <= converter.keys()
+    # It stands before .venv on the path, and must not put another version before a tested one.
+    assert not {name.lower() for name in converter} & {n.lower() for n in read("constraints.txt")}
+
+
 def test_scripts_can_be_started():
-    for name in ("launch/local.sh", "launch/test.sh", ".ci/run"):
+    scripts = [*ROOT.glob("launch/*.sh"), *ROOT.glob("launch/*.sbatch"), ROOT / ".ci" / "run"]
+    assert len(scripts) > 6
+    for path in scripts:
+        # What has no first line for the system is sourced by others.
+        if not path.read_text(encoding="utf-8").startswith("#!"):
+            continue
+        name = path.relative_to(ROOT)
         assert os.access(ROOT / name, os.X_OK), f"{name} is not executable"

@@ -30,7 +30,13 @@ def run(*arguments, cwd=ROOT):
             "did you mean --config.optimizer.learning_rate?",
         ),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
+        (["--mode=export", "--workdir=w"], "--output is missing"),
+        (["--mode=explain", "--workdir=w", "--output=o"], "--input is missing"),
         (["train", "--workdir=w"], "flags begin with --"),
+        (
+            ["--config=configs/quickstart.py", "--workdir=w", "--num_processes=2"],
+            "say --distributed too",
+        ),
     ],
 )
 def test_a_mistake_ends_with_one_sentence(arguments, words, tmp_path):

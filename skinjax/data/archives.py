@@ -1,12 +1,13 @@
 """Folders in the cache that are whole or not there, and zips unpacked into them safely."""
 
+import calendar
 import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import stat
-import time
+import tempfile
 import uuid
 import zipfile
 import zlib
@@ -28,6 +29,31 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 def is_junk(name: str) -> bool:
     """Whether a file or folder of this name is what systems leave behind, or hidden."""
     return name.startswith(".") or name.lower() in _JUNK_NAMES
+
+
+def cache_folder(named: str) -> Path:
+    """The folder of the cache that a configuration names, `~` resolved.
+
+    Where the home that it lies in is missing or cannot be written, and holds nothing prepared
+    either, it is one in the system's temporary folder, with a warning.
+    """
+    folder = Path(os.path.expanduser(named))
+    if not named.startswith("~"):
+        return folder
+    is_writable = False
+    if not str(folder).startswith("~"):  # else nobody knows of a home
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            is_writable = os.access(folder, os.W_OK)
+    if is_writable or (folder / "prepared").is_dir():
+        return folder
+    other = Path(tempfile.gettempdir(), f"skinjax-{os.getuid()}")
+    logging.warning(
+        "%s cannot be written: data is prepared in %s; config.data.cache_dir can name another.",
+        named,
+        other,
+    )
+    return other
 
 
 def disk_error(folder: Path, error: Exception) -> UserError:
@@ -201,7 +227,9 @@ def _extract(
             # zipfile itself stops at the announced size and compares the checksum at the end.
             with opened.open(member) as packed, open(destination, "wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, _CHUNK_BYTES)
-            changed = time.mktime((*member.date_time, 0, 0, -1))
+            # A zip tells no time zone; in any of ours it has to give the same. Some tell no month.
+            year, month, *rest = member.date_time
+            changed = calendar.timegm((year, min(max(month, 1), 12), *rest))
             os.utime(destination, (changed, changed))
 
 

@@ -79,7 +79,28 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.
     Raises:
       BrokenPicture: The file is no picture, is cut off, or is larger than `max_pixels`.
     """
-    image = _open(data, name, max_pixels)
+    return _to_rgb(_open(data, name, max_pixels), name)
+
+
+def convert_image(image: Image.Image, name: str) -> np.ndarray:
+    """Converts a picture that Pillow has opened to what `decode_image` makes of its file.
+
+    Args:
+      image: Of any colour mode; it is turned upright by its EXIF tag.
+      name: What it is called, for messages.
+
+    Returns:
+      The picture, uint8 [H, W, 3] in sRGB, 0 to 255.
+
+    Raises:
+      BrokenPicture: It has values that are neither 8-bit nor 16-bit.
+    """
+    turn = _TRANSPOSITIONS.get(_orientation(image))
+    return _to_rgb(image if turn is None else image.transpose(turn), name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    """An upright picture of any colour mode as uint8 [H, W, 3]."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _wide_grey(image, name)
         return np.repeat(grey[:, :, None], 3, axis=2)

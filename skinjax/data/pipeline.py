@@ -3,7 +3,8 @@
 import collections
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import grain.python as grain
@@ -11,7 +12,9 @@ import numpy as np
 
 from skinjax.data.images import decode_image, decode_mask, fit_image, fit_mask
 from skinjax.data.table import Row
+from skinjax.data.threads import map_in_order
 from skinjax.errors import UserError
+from skinjax.progress import progress
 
 Batch = dict[str, np.ndarray]
 
@@ -120,6 +123,23 @@ class Examples:
             }
         return batch
 
+    def stack(self, num_threads: int) -> Batch:
+        """All examples as one batch, decoded in threads; shows its progress."""
+        stacked: Batch = {"valid": np.ones(len(self), np.float32)}
+        with (
+            ThreadPoolExecutor(num_threads, thread_name_prefix="stack") as pool,
+            progress("decoding", len(self)) as update,
+        ):
+            for index, example in map_in_order(
+                pool, self.__getitem__, range(len(self)), 4 * num_threads
+            ):
+                for name, array in example.items():
+                    if name not in stacked:
+                        stacked[name] = np.empty((len(self), *array.shape), array.dtype)
+                    stacked[name][index] = array
+                update(1)
+        return stacked
+
 
 class Order:
     """Which example comes where in a training without end: epochs of as many draws as examples.
@@ -204,9 +224,9 @@ def train_batches(
     num_threads: int,
     sampling: float = 0.0,
     weights: Sequence[float] = (1.0,),
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
+    rows: Sequence[int] | np.ndarray | None = None,
+    load: Callable[[np.ndarray], Any] | None = None,
+) -> Iterator[Any]:
     """Batches of a training without end, in an order that depends on nothing but the seed.
 
     The examples are shuffled anew each epoch and cut into batches across the epochs' borders, so
@@ -222,22 +242,24 @@ def train_batches(
         num_threads: that decode.
         sampling: how far rare classes are drawn more often (`Order`).
         weights: of the data sets that the examples come from (`Order`).
-        process_index: which share of each global batch is this process's.
-        process_count: number of shares.
+        rows: of each global batch that this process reads (`engine.parallel.local_rows`); all,
+            unless told.
+        load: makes a batch of examples' indices; decodes them, unless told.
 
     Returns:
         An iterator over this process's shares.
     """
-    local = batch_size // process_count
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    load = load or examples.batch
 
-    def load(indices: np.ndarray) -> Batch:
-        return examples.batch(indices[process_index * local : (process_index + 1) * local])
+    def load_share(indices: np.ndarray) -> Any:
+        return load(indices[rows])
 
     order = Order(examples.labels, sampling, seed, examples.sets, weights)
     batches = (
         grain.MapDataset.source(order)
         .batch(batch_size)
-        .map(load)
+        .map(load_share)
         .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))
     )
     iterator = iter(batches)
@@ -249,24 +271,22 @@ def eval_batches(
     examples: Examples,
     batch_size: int,
     num_threads: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Each example once, in order; the last batch is filled up with examples whose `valid` is 0.
 
     Args as `train_batches`. All batches have one shape, and every process gets the same number of
     them.
     """
-    local = batch_size // process_count
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def load(first: int) -> Batch:
-        first += process_index * local
-        indices = range(first, min(first + local, len(examples)))
-        if not indices:  # this process has no share in the last batch
+        indices = first + rows[first + rows < len(examples)]
+        if not len(indices):  # this process has no share in the last batch
             empty = examples.batch([0])
             empty["valid"] = np.zeros(1, np.float32)
-            return {name: np.repeat(array, local, axis=0) for name, array in empty.items()}
-        return examples.batch(indices, local)
+            return {name: np.repeat(array, len(rows), axis=0) for name, array in empty.items()}
+        return examples.batch(indices, len(rows))
 
     return iter(
         grain.MapDataset.range(0, len(examples), batch_size)
@@ -275,7 +295,7 @@ def eval_batches(
     )
 
 
-def prefetch(batches: Iterable[Batch], put: Any, ahead: int = 2) -> Iterator[Any]:
+def prefetch(batches: Iterable[Any], put: Any, ahead: int = 2) -> Iterator[Any]:
     """Sends batches to the devices some steps before they are needed.
 
     Args:

@@ -39,7 +39,7 @@ MAX_SHARE_LEFT_OUT = 0.01
 Encode = Callable[[Example], dict[str, Any] | UserError]
 
 _INDEX = "index.csv"
-_ABOUT = "prepared.json"
+ABOUT = "prepared.json"
 _THUMBNAILS = "thumbnails.npy"
 
 
@@ -52,6 +52,7 @@ class Prepared:
       classes: The class names, in the order of the labels.
       has_lesion_ids: Whether the data set says which pictures show the same lesion.
       notes: Sentences about what was left out, for the user to read.
+      size: Pixels of the pictures' shorter side, at most.
       table: One row a picture, in record order.
     """
 
@@ -62,9 +63,9 @@ class Prepared:
           UserError: The folder holds none, or a damaged one.
         """
         self.directory = Path(directory)
-        mend = f"delete the folder {self.directory}, and it will be made anew"
+        self._mend = mend = f"delete the folder {self.directory}, and it will be made anew"
         try:
-            about = json.loads((self.directory / _ABOUT).read_text(encoding="utf-8"))
+            about = json.loads((self.directory / ABOUT).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise UserError(
                 f"{self.directory} holds no prepared data set that can be read: {mend}."
@@ -73,6 +74,7 @@ class Prepared:
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.has_lesion_ids: bool = about["has_lesion_ids"]
         self.notes: list[str] = about["notes"]
+        self.size: int = about["size"]
         self.table: list[Row] = read_table(self.directory / _INDEX)
         self._shards: list[Path] = []
         self._starts: list[int] = [0]
@@ -82,14 +84,13 @@ class Prepared:
                 raise UserError(f"The records {path} are damaged or missing: {mend}.")
             self._shards.append(path)
             self._starts.append(self._starts[-1] + shard["num_examples"])
-        if self._starts[-1] != len(self.table):
+        files = [str(path) for path in self._shards]
+        try:
+            self._records = grain.sources.ArrayRecordDataSource(files)
+        except RuntimeError as error:
+            raise UserError(f"The records {', '.join(files)} are damaged: {mend}.") from error
+        if not self._starts[-1] == len(self._records) == len(self.table):
             raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
-        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
-
-    @classmethod
-    def open(cls, directory: str | Path) -> "Prepared":
-        """Opens the prepared data set in `directory`."""
-        return cls(directory)
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -115,12 +116,11 @@ class Prepared:
             raise IndexError(f"position {position} of {len(self.table)} records")
         try:
             record = self._records[position]
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             shard = np.searchsorted(self._starts, position, side="right") - 1
             raise UserError(
                 f"Record {position - self._starts[shard]} of {self._shards[shard]} (image "
-                f"{self.table[position].image_id}) is damaged ({error}): delete the folder "
-                f"{self.directory}, and it will be made anew."
+                f"{self.table[position].image_id}) is damaged ({error}): {self._mend}."
             ) from error
         features = tf_example_pb2.Example.FromString(record).features.feature
         mask = features["mask"].bytes_list.value[0] if "mask" in features else None
@@ -168,10 +168,10 @@ def prepare(
                 num_threads = num_threads or num_cores()
                 about = _build(source, examples, folder, encode, num_threads)
                 about["size"] = size
-                (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+                (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise disk_error(directory.parent, error) from error
-    prepared = Prepared.open(directory)
+    prepared = Prepared(directory)
     for note in prepared.notes:
         if note not in source.notes:  # a source tells its own when it is opened
             logging.warning("%s", note)

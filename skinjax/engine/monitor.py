@@ -2,18 +2,22 @@
 
 import contextlib
 import json
-import math
+import os
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
-from skinjax.errors import UserError
+# TensorBoard shows what is flushed; that waits for the disk, so not at each event.
+_FLUSH_SECONDS = 60
 
 
 class Monitor:
@@ -31,6 +35,9 @@ class Monitor:
         batch_size: images a step.
         steps_per_epoch: may be fractional.
         training_seconds: what the run had spent on its steps before it was resumed.
+        writes: whether this process writes; where it does not, another one of the run does.
+        note_skipped: is told, of a window that has some, the steps that were skipped and how many
+            each was in a row (`skipped.SkippedSteps.note`).
     """
 
     def __init__(
@@ -42,14 +49,20 @@ class Monitor:
         batch_size: int,
         steps_per_epoch: float,
         training_seconds: float,
+        note_skipped: Callable[[Sequence[int], Sequence[int]], None],
+        writes: bool = True,
     ):
         self._total_steps = total_steps
         self._batch_size = batch_size
         self._steps_per_epoch = steps_per_epoch
-        self._path = workdir / "metrics.jsonl"
-        cut_after(self._path, start_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        path = workdir / "metrics.jsonl" if writes else Path(os.devnull)
+        if writes:
+            cut_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = (
+            _TensorBoard(workdir / "tensorboard", purge_step=start_step + 1) if writes else None
+        )
+        self._note_skipped = note_skipped
         self._window: list[dict[str, jax.Array]] = []
         self._behind: list[dict[str, jax.Array]] = []
         self._behind_closed = 0.0
@@ -79,7 +92,7 @@ class Monitor:
         """Closes the window at `step`; writes it if the device is done with it, and what was left.
 
         Raises:
-            UserError: where a loss that is written is not finite.
+            UserError: where too many steps in a row were skipped.
         """
         behind, self._behind = self._behind, []
         window, self._window = self._window, []
@@ -115,8 +128,8 @@ class Monitor:
         event = {"step": step, "epoch": round(step / self._steps_per_epoch, 4), "split": split}
         self._file.write(json.dumps(event | figures) + "\n")
         self._file.flush()
-        for name, value in figures.items():
-            self._tensorboard.add_scalar(name, value, step)
+        if self._tensorboard is not None:
+            self._tensorboard.add(figures, step)
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
@@ -134,23 +147,31 @@ class Monitor:
         num_steps = step - self._fetched_step
         self._fetched_step = step
         rate = num_steps * self._batch_size / max(seconds, 1e-9)
+        good = [row for row in rows if not row["skipped"]]
         figures = {
-            f"train/{name}": float(sum(row[name] for row in rows)) / len(rows)
-            for name in rows[0]
-            if name != "learning_rate"
+            f"train/{name}": float(sum(row[name] for row in good)) / len(good)
+            for name in (good[0] if good else ())
+            if name not in ("learning_rate", "skipped")
         }
-        figures |= {"learning_rate": float(rows[-1]["learning_rate"]), "images_per_second": rate}
+        figures |= {
+            "train/skipped_steps": len(rows) - len(good),
+            "learning_rate": float(rows[-1]["learning_rate"]),
+            "images_per_second": rate,
+        }
         self.write(step, "train", figures)
-        if not math.isfinite(figures["train/loss"]):
-            raise UserError(
-                f"The loss was not finite between steps {step - num_steps} and {step}; the last "
-                "checkpoint is kept. "
-                "Lower config.optimizer.learning_rate, or set config.optimizer.clip_norm."
+        if len(good) < len(rows):
+            in_a_row = {step - len(rows) + n: int(row["skipped"]) for n, row in enumerate(rows, 1)}
+            in_a_row = {number: count for number, count in in_a_row.items() if count}
+            self.say(
+                f"{len(in_a_row)} of the steps {step - len(rows) + 1:,} to {step:,} skipped: their "
+                "loss or gradient was not finite."
             )
+            self._note_skipped(list(in_a_row), list(in_a_row.values()))
         left = (self._total_steps - step) * self._batch_size / rate
+        loss = f"{figures['train/loss']:.4f}" if good else "not finite"
         self._status(
             f"step {step:,}/{self._total_steps:,}  epoch {step / self._steps_per_epoch:.1f}  "
-            f"loss {figures['train/loss']:.4f}  {rate:,.0f} images/s  {duration(left)} left"
+            f"loss {loss}  {rate:,.0f} images/s  {duration(left)} left"
         )
 
     def _status(self, line: str) -> None:
@@ -177,12 +198,49 @@ class Monitor:
         traceback: TracebackType | None,
     ) -> None:
         self._clear_status()
+        try:
+            self._file.close()
+        finally:
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+
+class _TensorBoard:
+    """A file of TensorBoard's events.
+
+    tensorboardX's SummaryWriter hands them to a thread, which a full disk ends; the training would
+    then wait for ever to hand over the next.
+
+    Args:
+        folder: of the files; a resumed run adds one.
+        purge_step: events of this step and later ones, in the files before, are not shown.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._file = RecordWriter(str(folder / name))
+        self._flushed = time.monotonic()
+        self._write(file_version="brain.Event:2")
+        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self._write(step=step, summary=scalar(name, value))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
         self._file.close()
-        self._tensorboard.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def _is_ready(window: list[dict[str, jax.Array]]) -> bool:
-    return all(
+    # Several processes must find a loss that is not finite at the same step, whichever is faster.
+    return jax.process_count() == 1 and all(
         figure.is_ready()  # type: ignore[attr-defined]
         for figure in window[-1].values()
     )

@@ -132,14 +132,14 @@ def make_plateau(settings: ScheduleSettings) -> optax.GradientTransformationExtr
 
 
 def update_plateau(
-    plateau: optax.GradientTransformationExtraArgs, state: PyTree, score: float
+    plateau: optax.GradientTransformationExtraArgs, state: PyTree, score: jax.typing.ArrayLike
 ) -> PyTree:
     """One evaluation's score (higher is better, at most 1) into the plateau's state.
 
     optax minimises with a tolerance relative to the value, so that a negated score would never
     fire: it is told 1 - score.
     """
-    _, state = plateau.update(jnp.float32(0), state, value=jnp.float32(1.0 - score))
+    _, state = plateau.update(jnp.float32(0), state, value=jnp.float32(1.0) - score)
     return state
 
 

@@ -6,6 +6,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+import jax
+from jax.sharding import Mesh
+
+from skinjax.engine.distributed import AgreedNumber
 from skinjax.errors import Interrupted
 
 
@@ -23,25 +27,47 @@ def interruption(signal_number: int, step: int) -> Interrupted:
 
 
 class StopRequest:
-    """Which signal asked the run to stop; None as long as none did."""
+    """Which signal asked the run to stop.
 
-    signal_number: int | None = None
+    Args:
+        mesh: the devices of the run.
+
+    Attributes:
+        signal_number: of the signal that this process was sent; 0 as long as it was sent none.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.signal_number = 0
+        self._agreed = AgreedNumber(mesh) if jax.process_count() > 1 else None
+
+    def after_step(self) -> int:
+        """The number of the signal to stop for after this step; 0 to go on.
+
+        To be asked after each step. Where there are several processes, all of them stop at the same
+        step, some steps after the signal, whichever of them it was sent to.
+        """
+        if self._agreed is None:
+            return self.signal_number
+        return self._agreed.step(self.signal_number)
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(mesh: Mesh) -> Iterator[StopRequest]:
     """Turns SIGTERM or SIGINT into a request for the loop; a second Ctrl-C ends at once.
 
     Where it is not the main thread that asks, Python allows no handlers and the request stays
     empty.
+
+    Args:
+        mesh: the devices of the run.
     """
-    request = StopRequest()
+    request = StopRequest(mesh)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def handle(signal_number: int, frame: FrameType | None) -> None:
-        if request.signal_number is not None and signal_number == signal.SIGINT:
+        if request.signal_number and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
         request.signal_number = signal_number
 

@@ -17,10 +17,19 @@ class Task(Protocol):
     def init(self, key: jax.Array) -> PyTree:
         """Creates the variables, {'params': ..., 'batch_stats': ...}."""
 
+    def augment(self, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """Changes a batch at random into what `loss` takes, each array's first axis the examples.
+
+        Arrays of four axes are pictures, [N, H, W, C].
+        """
+
     def loss(
-        self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array], key: jax.Array
+        self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]
     ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
-        """The mean loss of a batch; beside it the new batch statistics and figures to log."""
+        """The mean loss of an augmented batch; beside it the new batch statistics and figures.
+
+        One of the figures is `loss`, the same one.
+        """
 
     def evaluate(self, variables: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over the valid examples of a batch."""
@@ -39,6 +48,8 @@ class TrainState(struct.PyTreeNode):
         opt_state: the optimiser's.
         plateau: optax's ReduceLROnPlateauState, or None where the schedule is another.
         ema: {'params', 'batch_stats'}: the moving average of both, or None where it is off.
+        skipped: int32 [], how many steps in a row, up to the last one, were skipped because their
+            loss or gradient was not finite.
     """
 
     step: jax.Array
@@ -47,6 +58,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: PyTree
     plateau: PyTree
     ema: PyTree
+    skipped: jax.Array
 
     @property
     def variables(self) -> PyTree:
@@ -63,7 +75,7 @@ def make_create_state(
     averaged: bool,
     seed: int,
 ) -> Callable[[], TrainState]:
-    """Makes the function that creates a new training's state; jit it with a sharding."""
+    """Makes the function that creates a new training's state; jit it with its shardings."""
 
     def create() -> TrainState:
         variables = task.init(jax.random.key(seed))
@@ -78,6 +90,7 @@ def make_create_state(
             ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
             if averaged
             else None,
+            skipped=jnp.int32(0),
         )
 
     return create

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from skinjax.engine.optim import Schedule, averaging_decay
-from skinjax.engine.parallel import replicated_sharding
+from skinjax.engine.parallel import gather, place_batch, replicated_sharding, scatter
 from skinjax.engine.state import Task, TrainState
 
 PyTree = Any
@@ -24,8 +24,13 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    shardings: PyTree | None = None,
 ) -> jax.stages.Wrapped:
     """Makes one update: loss, gradients, optimiser, average of the weights.
+
+    Where the loss or the gradient is not finite, the step is skipped whole: it counts, so that the
+    data, the random keys and the learning rate go on, and changes nothing else. The figures then
+    have a `skipped` above 0: how many it was in a row.
 
     The state is donated. All randomness is folded from `seed` and the step, so that a resumed run
     draws what the unstopped one would have drawn.
@@ -34,17 +39,23 @@ def make_train_step(
         task: gives the loss.
         optimizer: made by `optim.make_optimizer`.
         schedule: the learning rate by step, to be logged.
-        mesh: the devices; the state stays as it lies on them, whole on each.
+        mesh: the devices.
         seed: of augmentation and dropout.
         accumulation: parts that the batch is worked through in, one after another, for one update.
         ema_decay: of the average; not used where the state holds none.
+        shardings: of the state (`parallel.state_shardings`); whole on each device, unless told.
     """
 
+    def loss(params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array) -> Any:
+        # An augmentation may read any row of a picture; the model gets them divided again.
+        return task.loss(params, batch_stats, place_batch(task.augment(batch, key), mesh))
+
     def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, Batch]:
-        grad = jax.value_and_grad(task.loss, has_aux=True)
+        grad = jax.value_and_grad(loss, has_aux=True)
+        params = gather(state.params, mesh)
         if accumulation == 1:
-            (_, (batch_stats, figures)), grads = grad(state.params, state.batch_stats, batch, key)
-            return grads, batch_stats, figures
+            (_, (batch_stats, figures)), grads = grad(params, state.batch_stats, batch, key)
+            return scatter(grads, mesh), batch_stats, figures
 
         # Every k-th example goes to part k: each device keeps its own rows.
         parts = jax.tree.map(
@@ -53,8 +64,9 @@ def make_train_step(
 
         def add_part(carry: PyTree, part_and_key: PyTree) -> tuple[PyTree, Batch]:
             total, batch_stats = carry
-            (_, (batch_stats, figures)), grads = grad(state.params, batch_stats, *part_and_key)
-            return (jax.tree.map(jnp.add, total, grads), batch_stats), figures
+            (_, (batch_stats, figures)), grads = grad(params, batch_stats, *part_and_key)
+            total = scatter(jax.tree.map(jnp.add, total, grads), mesh)
+            return (total, batch_stats), figures
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         keys = jax.random.split(key, accumulation)
@@ -79,25 +91,42 @@ def make_train_step(
                 ema,
                 {"params": params, "batch_stats": batch_stats},
             )
+        # The norm is infinite or NaN where any element of the gradient is.
+        gradient_norm = optax.tree.norm(grads)
+        is_finite = jnp.isfinite(figures["loss"]) & jnp.isfinite(gradient_norm)
+        skipped = jnp.where(is_finite, 0, state.skipped + 1)
         figures = figures | {
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": gradient_norm,
             "learning_rate": schedule(state.step) * scale,
+            "skipped": skipped,
         }
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=ema,
+        updated = state.replace(
+            params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )
-        return state, figures
+        state = _choose(is_finite, updated, state)
+        return state.replace(step=state.step + 1, skipped=skipped), figures
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=replicated_sharding(mesh))
+    whole = replicated_sharding(mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings or whole, whole))
+
+
+def _choose(is_finite: jax.Array, updated: TrainState, before: TrainState) -> TrainState:
+    """The updated state, or the one before where the update is not finite."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        # The optimiser's own count of steps, by which it knows the learning rate, goes on.
+        return new if jnp.issubdtype(new.dtype, jnp.integer) else jnp.where(is_finite, new, old)
+
+    return jax.tree.map(choose, updated, before)
 
 
 def make_eval_step(task: Task, mesh: Mesh) -> jax.stages.Wrapped:
     """Makes the evaluation of one batch: sums over its valid examples, over all devices."""
-    return jax.jit(task.evaluate, out_shardings=replicated_sharding(mesh))
+
+    def evaluate(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
+        return task.evaluate(gather(variables, mesh), batch)
+
+    return jax.jit(evaluate, out_shardings=replicated_sharding(mesh))
 
 
 def evaluate_batches(

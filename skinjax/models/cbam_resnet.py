@@ -110,6 +110,7 @@ class CBAMResNet(nn.Module):
             'small', a 3x3 convolution at full size, for images of a few dozen pixels.
         reduction: how many channels share a hidden unit of the channel gate.
         dtype: type of the computation; parameters and BatchNorm's statistics are float32.
+        remat: whether the backward pass computes each block anew instead of keeping what it needs.
     """
 
     num_classes: int
@@ -118,6 +119,12 @@ class CBAMResNet(nn.Module):
     stem: str = "imagenet"
     reduction: int = 16
     dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def downsampling(self) -> int:
+        """How many rows of the input are one row of the last stage."""
+        return 32 if self.stem == "imagenet" else 8
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -145,9 +152,11 @@ class CBAMResNet(nn.Module):
         if self.stem == "imagenet":
             x = max_pool_3x3(x)  # before the ReLU: the same values, and a quarter of its work
         x = nn.relu(x)
+        # `train` is the block's second argument after itself.
+        make_block = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
         for stage, num_blocks in enumerate(STAGES[self.depth], 1):
             for block in range(num_blocks):
-                x = ResidualBlock(
+                x = make_block(
                     features=64 * 2 ** (stage - 1),
                     bottleneck=is_bottleneck(self.depth),
                     stride=2 if stage > 1 and block == 0 else 1,

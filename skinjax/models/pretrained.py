@@ -85,6 +85,11 @@ def load_torch_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     raise UserError(f"{path} is no known kind of weights: give a .safetensors or .pth file.")
 
 
+def is_exported(state_dict: Mapping[str, np.ndarray]) -> bool:
+    """Whether arrays have the names that skinjax exports a model's variables under."""
+    return any(name.startswith("params/") for name in state_dict)
+
+
 def import_resnet(
     variables: Mapping[str, Any], state_dict: Mapping[str, np.ndarray], source: str
 ) -> tuple[dict[str, Any], ImportReport]:

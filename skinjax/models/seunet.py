@@ -24,6 +24,7 @@ class SEUNet(nn.Module):
             layer.
         num_outputs: channels of the logits.
         dtype: type of the computation; parameters and BatchNorm's statistics are float32.
+        remat: whether the backward pass computes each level anew instead of keeping what it needs.
     """
 
     base_features: int = 64
@@ -31,6 +32,12 @@ class SEUNet(nn.Module):
     reduction: int = 16
     num_outputs: int = 1
     dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def downsampling(self) -> int:
+        """How many rows of the input are one row of the bottleneck."""
+        return 2**NUM_LEVELS
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -45,23 +52,29 @@ class SEUNet(nn.Module):
             float32 logits [N, H, W, num_outputs].
         """
         height, width = images.shape[1:3]
-        multiple = 2**NUM_LEVELS
-        pad_height, pad_width = -height % multiple, -width % multiple
+        multiple = self.downsampling
         x = images.astype(self.dtype)
-        if pad_height or pad_width:
-            x = jnp.pad(x, ((0, 0), (0, pad_height), (0, pad_width), (0, 0)), mode="edge")
+        # Not jnp.pad, which repeats the borders of the other axes no times: in ONNX a size of 0 has
+        # another meaning, and what was exported failed.
+        for axis, missing in ((1, -height % multiple), (2, -width % multiple)):
+            if missing:
+                border = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+                x = jnp.concatenate([x, jnp.repeat(border, missing, axis=axis)], axis=axis)
 
+        block = SEUNet._block
+        if self.remat:
+            block = nn.remat(block, static_argnums=(2, 3, 4))
         skips = []
         for level in range(NUM_LEVELS):
-            x = self._block(x, self.base_features * 2**level, f"encoder_{level}", train)
+            x = block(self, x, self.base_features * 2**level, f"encoder_{level}", train)
             skips.append(x)
             x = max_pool_2x2(x)
-        x = self._block(x, self.base_features * 2**NUM_LEVELS, "bottleneck", train)
+        x = block(self, x, self.base_features * 2**NUM_LEVELS, "bottleneck", train)
         for level in reversed(range(NUM_LEVELS)):
             features = self.base_features * 2**level
             x = UpConv(features, dtype=self.dtype, name=f"up_{level}")(x)
             x = jnp.concatenate([skips[level], x], axis=-1)
-            x = self._block(x, features, f"decoder_{level}", train)
+            x = block(self, x, features, f"decoder_{level}", train)
 
         logits = nn.Conv(self.num_outputs, (1, 1), dtype=jnp.float32, name="head")(
             x.astype(jnp.float32)

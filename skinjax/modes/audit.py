@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skinjax.data.archives import cache_folder
 from skinjax.data.audit import (
     AuditedSource,
     Duplicate,
@@ -56,7 +57,7 @@ def audit(sources: Sequence[str], output: Path, dataset: str = "") -> bool:
         raise UserError("--source is missing: name the folder or zip of a data set.")
     defaults = segmentation_config().data
     num_threads = num_cores()
-    cache_dir = Path(os.path.expanduser(defaults.cache_dir))
+    cache_dir = cache_folder(defaults.cache_dir)
     opened = [(root, source) for root in sources for source in _open(root, cache_dir, dataset)]
     # Before the long reading, after what may be wrong with the sources.
     make_folder("output", output)

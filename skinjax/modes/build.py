@@ -1,7 +1,8 @@
 """From a configuration to the objects it names; what the modes share."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from skinjax.data.augment import Augmentation
 from skinjax.data.combined import Combined
 from skinjax.data.records import Prepared
+from skinjax.engine import parallel
 from skinjax.engine.optim import (
     Schedule,
     ScheduleSettings,
@@ -50,6 +52,7 @@ def create_task(
         attention=model.attention,
         reduction=model.reduction,
         dtype=jnp.dtype(resolve_dtype(config.dtype)),
+        remat=config.remat,
         image_size=tuple(config.image_size),
         augmentation=Augmentation(**config.augmentation),
     )
@@ -68,6 +71,54 @@ def create_task(
         **config.loss,
         **shared,
     )
+
+
+def create_mesh(
+    config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+    """Creates the mesh that a training wants.
+
+    Args:
+        config: of the run.
+        devices: to train on; all there are, unless told. A CPU's devices are its cores: of them
+            some may stay idle, where GPUs and TPUs are to be used.
+
+    Raises:
+        UserError: where the devices, the batch or the pictures do not fit together.
+    """
+    cores = jax.default_backend() == "cpu" and jax.process_count() == 1
+    if devices is None and cores:
+        part = config.batch_size // config.accumulation
+        devices = parallel.dividing_devices(part, **config.mesh)
+    mesh = parallel.create_mesh(devices, **config.mesh)
+    parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
+    downsampling = create_task(config, classes=()).downsampling
+    parallel.check_rows(config.image_size[0], downsampling, mesh)
+    return mesh
+
+
+def create_inference_mesh(
+    config: ConfigDict, batch_size: int | None = None
+) -> tuple[jax.sharding.Mesh, int]:
+    """Creates the mesh that a trained run predicts on, whatever devices it was trained on.
+
+    Pictures are divided as they were in the training, as far as the devices here allow.
+
+    Args:
+        config: of the run.
+        batch_size: wanted; the training's, unless told.
+
+    Returns:
+        The mesh; and the size of the batches: as wanted, or the next larger that the devices
+        divide.
+    """
+    num_devices = jax.device_count()
+    divisible, left = divmod(config.image_size[0], create_task(config, classes=()).downsampling)
+    space = num_devices if config.mesh.space == -1 else config.mesh.space
+    space = 1 if left else math.gcd(space, num_devices, divisible)
+    mesh = parallel.create_mesh(space=space)
+    num_parts = num_devices // space
+    return mesh, -(-(batch_size or config.batch_size) // num_parts) * num_parts
 
 
 @dataclasses.dataclass(frozen=True)

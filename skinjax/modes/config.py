@@ -49,6 +49,16 @@ def classification_config() -> ConfigDict:
     return config
 
 
+def default_config(task: str) -> ConfigDict:
+    """The fields of an experiment of a task with their defaults.
+
+    Raises:
+        UserError: where there is no such task.
+    """
+    _require("task", task, task in ("segmentation", "classification"), "one of the two tasks")
+    return segmentation_config() if task == "segmentation" else classification_config()
+
+
 def _shared_config(task: str) -> ConfigDict:
     config = ConfigDict()
     config.task = task
@@ -58,12 +68,23 @@ def _shared_config(task: str) -> ConfigDict:
     config.dtype = "auto"  # of the computation; 'auto': bfloat16 on an accelerator, else float32
     config.batch_size = 32  # examples of one update, over all devices
     config.accumulation = 1  # parts that a batch is worked through in, where memory is short
+    # The backward pass computes each block of the model anew: less memory on a GPU or TPU for about
+    # a seventh more operations. XLA's CPU compiler saves nothing by it.
+    config.remat = False
     config.num_epochs = 30.0
     config.ema_decay = 0.0  # of the average of the weights; 0 is off
     config.eval_every_epochs = 1.0
     config.save_every_steps = 1000  # checkpoints between evaluations; each evaluation saves anyway
     config.log_every_steps = 50
     config.keep_last = 2  # checkpoints, beside the best
+    config.mesh = ConfigDict(  # how the devices share the work; -1, once: the rest of them
+        dict(
+            data=-1,  # devices among which the examples of a batch are divided
+            fsdp=1,  # likewise, and the parameters and the optimiser's state with them
+            space=1,  # devices among which the rows of each picture are divided
+        )
+    )
+    config.max_skipped_steps = 10  # in a row, for a loss that is not finite; more end the run
     config.init_from = ""  # weights to begin with: a PyTorch state dict or another run's workdir
     config.data = ConfigDict(
         dict(
@@ -81,7 +102,9 @@ def _shared_config(task: str) -> ConfigDict:
             folds=0,  # 0: 80/10/10; K: test is fold k of K, val the next
             fold=0,
             sampling=0.0,  # of rare classes in training: 0 as they are, 0.5 square root, 1 balanced
-            cache="host",  # 'host': decoded once, kept in memory; 'none': decoded each time
+            # Where decoded training images are kept: 'device' (all of them on each), 'host', 'none'
+            # (decoded each time), or 'auto': the first of these where they fit.
+            cache="auto",
             num_threads=4,  # that decode
         )
     )
@@ -148,12 +171,16 @@ def check_config(config: ConfigDict) -> None:
     choose("fit", "squash", "letterbox")
     choose("dtype", "auto", "float32", "bfloat16")
     choose("data.split", "lesion", "image")
-    choose("data.cache", "host", "none")
+    choose("data.cache", "auto", "device", "host", "none")
     positive("batch_size", "accumulation", "num_epochs", "eval_every_epochs", "save_every_steps")
     positive("log_every_steps", "keep_last", "data.size", "data.num_threads", "model.reduction")
+    for key in ("mesh.data", "mesh.fsdp", "mesh.space"):
+        size = _get(config, key)
+        _require(key, size, size == -1 or size > 0, "a number of devices, or -1 for the rest")
     positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")
+    within(0, 10**9, "max_skipped_steps")
     within(0, 1, "data.sampling")
     within(1, MAX_PIXELS, "data.max_pixels")
     also = config.data.also

@@ -9,10 +9,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
+from skinjax.data.archives import cache_folder
 from skinjax.data.catalog import create_source
 from skinjax.data.combined import Combined, shared_numbers, shared_pictures
 from skinjax.data.pipeline import Examples
-from skinjax.data.records import Prepared, prepare
+from skinjax.data.records import ABOUT, Prepared, prepare
 from skinjax.data.table import Row
 from skinjax.errors import UserError
 
@@ -35,13 +36,15 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
     Args:
         config: of the run.
         dataset: the name of the data set.
-        source: its folder or zip; empty for the phantom.
+        source: its folder or zip, or the folder of the prepared data set; empty for the phantom.
         unit: 'lesion' where it will be divided by lesions, and so has to tell them.
 
     Raises:
         UserError: for what is wrong with it.
     """
-    cache_dir = Path(os.path.expanduser(config.data.cache_dir))
+    cache_dir = cache_folder(config.data.cache_dir)
+    if source and (Path(source).expanduser() / ABOUT).is_file():
+        return _open_prepared(config, dataset, Path(source).expanduser())
     options: dict[str, Any] = {"masks": config.task == "segmentation"}
     if dataset == "phantom":
         options = {"num_images": config.data.num_images} if config.data.num_images else {}
@@ -62,6 +65,26 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
         num_threads=config.data.num_threads,
         max_pixels=config.data.max_pixels,
     )
+
+
+def _open_prepared(config: ConfigDict, dataset: str, folder: Path) -> Prepared:
+    """Opens what was prepared elsewhere and copied here, without the data set's own files.
+
+    Raises:
+        UserError: where it is another data set or of another size than the configuration says.
+    """
+    prepared = Prepared(folder)
+    if prepared.name != dataset:
+        raise UserError(
+            f"{folder} holds {prepared.name}, prepared, and not {dataset}: set config.data.dataset "
+            f"to {prepared.name!r}, or config.data.source to a folder with {dataset}."
+        )
+    if prepared.size != config.data.size:
+        raise UserError(
+            f"{folder} was prepared with config.data.size={prepared.size}, and it is now "
+            f"{config.data.size}: set it back, or config.data.source to the data set's own files."
+        )
+    return prepared
 
 
 def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, list[int]]:
@@ -223,6 +246,34 @@ def create_examples(
         with_masks=with_masks,
         cache=cache,
     )
+
+
+# Of the memory there is, what decoded images may take up: the rest is the model's and others'.
+DEVICE_SHARE, HOST_SHARE = 0.25, 0.5
+
+
+def choose_cache(
+    config: ConfigDict, num_examples: int, with_masks: bool, device_bytes: int | None
+) -> str:
+    """Where the decoded training images are kept, by what fits, unless the configuration says it.
+
+    Args:
+        config: of the run.
+        num_examples: of the training split.
+        with_masks: whether masks are kept beside the images.
+        device_bytes: memory of a device; None where it is the host's.
+
+    Returns:
+        'device', 'host' or 'none'.
+    """
+    if config.data.cache != "auto":
+        return config.data.cache
+    height, width = config.image_size
+    num_bytes = num_examples * height * width * (4 if with_masks else 3)
+    if device_bytes and num_bytes <= DEVICE_SHARE * device_bytes:
+        return "device"
+    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return "host" if num_bytes <= HOST_SHARE * host_bytes else "none"
 
 
 def class_shares(prepared: Prepared | Combined, positions: list[int]) -> tuple[float, ...]:

@@ -1,13 +1,15 @@
 """Evaluation: a saved checkpoint over a whole split, written to the run's folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skinjax.engine.distributed import is_main
 from skinjax.modes.evaluate_classes import evaluate_classes
 from skinjax.modes.evaluate_masks import evaluate_masks
 from skinjax.modes.inference import TrainedRun
-from skinjax.modes.workdir import write_text
+from skinjax.modes.workdir import evaluation_name, write_text
 
 
 def evaluate(
@@ -17,6 +19,7 @@ def evaluate(
     tta: bool = False,
     dataset: str = "",
     source: str = "",
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Scores a checkpoint of a run on a split and writes workdir/evaluate/NAME/.
 
@@ -28,25 +31,35 @@ def evaluate(
         tta: whether predictions are averaged over flips (and turns of a square input).
         dataset: the name of a data set that the run was not trained on; empty for its own data.
         source: the folder or zip of that data set; without one, where the run's own data lies now.
+        others: the folders of runs whose probabilities are averaged with this one's.
 
     Returns:
         The figures of metrics.json.
 
     Raises:
-        UserError: where the run, the checkpoint, the split or the data is not there.
+        UserError: where a run, the checkpoint, the split or the data is not there, runs do not go
+            together, or one was trained on the images.
     """
-    split = split or ("all" if dataset else "test")
-    run = TrainedRun(workdir, checkpoint, tta, dataset, source)
-    positions = run.positions(split)
-    name = split + (f"-{dataset}" if dataset else "")
-    name += ("" if run.is_best else f"-step{run.step}") + ("-tta" if tta else "")
+    run = TrainedRun(workdir, checkpoint, tta, dataset, source, others)
+    positions = run.positions(split or ("all" if dataset else "test"))
+    name = evaluation_name(split, dataset, tta, None if run.is_best else run.step)
+    name += "".join(f"-with-{other.resolve().name}" for other in others)
     output = workdir / "evaluate" / name
     output.mkdir(parents=True, exist_ok=True)
     score = evaluate_masks if run.config.task == "segmentation" else evaluate_classes
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
     figures |= {"checkpoint_step": run.step, "weights": weights}
-    write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    figures |= {"split": split or ("all" if dataset else "test")}
+    figures |= {"dataset": dataset or run.config.data.dataset, "is_own_data": run.is_own}
+    figures |= {"is_best": run.is_best, "source": source, "tta": tta}
+    if others:
+        figures["averaged"] = [
+            {"workdir": str(member.workdir), "checkpoint_step": member.step}
+            for member in run.members
+        ]
+    if is_main():
+        write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     num_lesions = len({run.prepared.table[position].lesion_id for position in positions})
     print(
         f"{name}: {len(positions):,} images of {num_lesions:,} lesions, step {run.step:,}, "

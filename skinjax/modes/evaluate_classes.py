@@ -1,8 +1,8 @@
 """Evaluation of diagnoses: calibrated on val, scored on the split, with its baseline."""
 
-import csv
-import io
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,21 @@ import numpy as np
 
 from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
+from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
-from skinjax.modes.inference import TrainedRun
-from skinjax.modes.workdir import write_text
+from skinjax.modes.evaluations import skin_angle, table_text
+from skinjax.modes.inference import Member, TrainedRun
+from skinjax.modes.workdir import calibration_path, read_calibration, write_text
 from skinjax.progress import progress
 from skinjax.report import classification_figures as drawing
+from skinjax.report.plot import csv_text
 from skinjax.tasks.calibration import apply_temperature, calibration_figures, fit_temperature
 from skinjax.tasks.classification_metrics import (
     figures,
     sensitivity_and_specificity,
     threshold_for_sensitivity,
 )
+from skinjax.tasks.predictions import average_calibrated
 
 NUM_MISTAKES = 12  # pictures on the sheet
 MELANOMA = "mel"
@@ -29,7 +33,7 @@ MELANOMA = "mel"
 def evaluate_classes(
     run: TrainedRun, positions: list[int], output: Path
 ) -> tuple[dict[str, Any], str]:
-    """Scores a classification; writes predictions.csv and four pictures.
+    """Scores a classification; writes predictions.csv, reliability.csv and four pictures.
 
     Args:
         run: the trained run.
@@ -45,10 +49,11 @@ def evaluate_classes(
     match = match_classes(run.classes, run.prepared.classes)
     classes = match.names
     positions = _scorable(run, match, positions)
-    calibration = _calibration(run)
+    calibrations = [_calibration(run, member) for member in run.members]
+    temperatures = [calibration["temperature"] for calibration in calibrations]
     log_probabilities, labels = _predictions(run, match, positions, f"evaluating {output.name}")
-    all_calibrated = apply_temperature(log_probabilities, calibration["temperature"])
-    raw = _common(np.exp(log_probabilities), match)
+    all_calibrated = average_calibrated(log_probabilities, temperatures)
+    raw = _common(average_calibrated(log_probabilities, np.ones(len(temperatures))), match)
     probabilities = _common(all_calibrated, match)
     rows = [run.prepared.table[position] for position in positions]
     lesion_ids = [row.lesion_id for row in rows]
@@ -56,8 +61,9 @@ def evaluate_classes(
     result: dict[str, Any] = dict(scores)
     uncalibrated = calibration_figures(raw, labels)
     result |= {f"{name}_uncalibrated": value for name, value in uncalibrated.items()}
-    result["temperature"] = calibration["temperature"]
-    threshold = calibration["melanoma_threshold"]
+    result["temperature"] = temperatures[0] if len(temperatures) == 1 else temperatures
+    # A run's threshold is one for its own probabilities, not for those averaged with others'.
+    threshold = calibrations[0]["melanoma_threshold"] if len(calibrations) == 1 else None
     if threshold is not None and MELANOMA in classes:
         # As the threshold was chosen: among all of the model's classes.
         sensitivity, specificity = sensitivity_and_specificity(
@@ -69,7 +75,28 @@ def evaluate_classes(
         result["melanoma_sensitivity_at_val_threshold"] = sensitivity
         result["melanoma_specificity_at_val_threshold"] = specificity
     result["undefined"] = undefined
+    result["classes"] = list(classes)
 
+    if is_main():
+        _write(run, classes, positions, labels, raw, probabilities, output)
+    summary = _summary(result, classes)
+    if run.classes != run.prepared.classes:
+        told = match.describe(run.classes, run.prepared.classes)
+        summary = f"classes in which both are told:\n{told}\n{summary}"
+        result["class_match"] = told.split("\n")
+    return result, summary
+
+
+def _write(
+    run: TrainedRun,
+    classes: tuple[str, ...],
+    positions: list[int],
+    labels: np.ndarray,
+    raw: np.ndarray,
+    probabilities: np.ndarray,
+    output: Path,
+) -> None:
+    """Writes predictions.csv and four pictures of probabilities, calibrated and raw, [N, K]."""
     predicted = probabilities.argmax(1)
     table = _predictions_csv(run, classes, positions, labels, probabilities)
     write_text(output / "predictions.csv", table)
@@ -77,15 +104,11 @@ def evaluate_classes(
     drawing.confusion(output / "confusion.png", labels, predicted, classes, title)
     drawing.roc(output / "roc.png", probabilities, labels, classes, title)
     drawing.reliability(output / "reliability.png", raw, probabilities, labels, title)
+    bins = drawing.reliability_bins(raw, probabilities, labels)
+    write_text(output / "reliability.csv", csv_text(drawing.ReliabilityBin._fields, bins))
     mistakes = drawing.most_confident_mistakes(probabilities, labels, NUM_MISTAKES)
     sheet = [_mistake(run, classes, positions[i], labels[i], probabilities[i]) for i in mistakes]
     drawing.mistake_sheet(output / "mistakes.png", sheet, title)
-    summary = _summary(result, classes)
-    if run.classes != run.prepared.classes:
-        told = match.describe(run.classes, run.prepared.classes)
-        summary = f"classes in which both are told:\n{told}\n{summary}"
-        result["class_match"] = told.split("\n")
-    return result, summary
 
 
 def _scorable(run: TrainedRun, match: ClassMatch, positions: list[int]) -> list[int]:
@@ -130,29 +153,33 @@ def _common(probabilities: np.ndarray, match: ClassMatch) -> np.ndarray:
 def _predictions(
     run: TrainedRun, match: ClassMatch, positions: list[int], what: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log probabilities float32 [N, K] of the model's classes and labels int [N] in the common."""
+    """Log probabilities float32 [N, M, K] of M models and labels int [N] in the common classes."""
     names = [run.prepared.table[position].label for position in positions]
     indices = [run.prepared.classes.index(name) for name in names if name is not None]
     labels = [match.of_data[index] for index in indices]
     outputs = []
-    with progress(what, len(positions)) as update:
+    with progress(what, len(positions), shown=is_main()) as update:
         for output, _, _ in run.predict(positions):
             outputs.append(output)
             update(1)
     return np.stack(outputs), np.array(labels)
 
 
-def _calibration(run: TrainedRun) -> dict[str, Any]:
-    """What is chosen on val for this checkpoint, with or without views averaged; kept once made."""
-    name = f"step{run.step}" + ("-tta" if run.tta else "")
-    path = run.workdir / "calibration" / f"{name}.json"
-    if path.exists():
-        calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _calibration(run: TrainedRun, member: Member) -> dict[str, Any]:
+    """What is chosen on val for a checkpoint, with or without views averaged; kept once made."""
+    calibration = on_main(lambda: read_calibration(member.workdir, member.step, run.tta))
+    if calibration is not None:
         return calibration
-    own = run if run.is_own else TrainedRun(run.workdir, str(run.step), run.tta)
+    alone = run.is_own and len(run.members) == 1
+    own = (
+        run
+        if alone
+        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
+    )
     match = match_classes(own.classes, own.prepared.classes)
     positions = _scorable(own, match, own.positions("val"))
-    log_probabilities, labels = _predictions(own, match, positions, "calibrating on val")
+    outputs, labels = _predictions(own, match, positions, "calibrating on val")
+    log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
     if MELANOMA in run.classes:
@@ -165,8 +192,10 @@ def _calibration(run: TrainedRun) -> dict[str, Any]:
         "temperature": temperature,
         "melanoma_threshold": threshold,
     }
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(calibration, indent=2) + "\n")
+    if is_main():
+        path = calibration_path(member.workdir, member.step, run.tta)
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(calibration, indent=2) + "\n")
     return calibration
 
 
@@ -177,15 +206,24 @@ def _predictions_csv(
     labels: np.ndarray,
     probabilities: np.ndarray,
 ) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_id", "lesion_id", "truth", "predicted", *classes])
-    for position, label, row_probabilities in zip(positions, labels, probabilities, strict=True):
-        row = run.prepared.table[position]
-        named = [classes[label], classes[row_probabilities.argmax()]]
-        columns = [f"{p:.6f}" for p in row_probabilities]
-        writer.writerow([row.image_id, row.lesion_id, *named, *columns])
-    return buffer.getvalue()
+    rows = [run.prepared.table[position] for position in positions]
+    with ThreadPoolExecutor(run.config.data.num_threads) as pool:
+        angles = list(pool.map(partial(skin_angle, run.prepared), positions))
+    values = [
+        [
+            row.image_id,
+            row.lesion_id,
+            classes[label],
+            classes[row_probabilities.argmax()],
+            *(f"{p:.6f}" for p in row_probabilities),
+            angle,
+        ]
+        for row, label, row_probabilities, angle in zip(
+            rows, labels, probabilities, angles, strict=True
+        )
+    ]
+    header = ["image_id", "lesion_id", "truth", "predicted", *classes, "ita"]
+    return table_text(header, values, rows)
 
 
 def _mistake(
@@ -215,11 +253,12 @@ def _summary(result: dict[str, Any], classes: tuple[str, ...]) -> str:
         between = "" if low is None else f" (95% {low:.3f} to {high:.3f})"
         return f"{value:.3f}{between}"
 
+    temperature = ", ".join(f"{t:.2f}" for t in np.atleast_1d(result["temperature"]))
     return (
         f"  AUROC              {interval('auroc')}\n"
         f"  balanced accuracy  {interval('balanced_accuracy')}\n"
         f"  accuracy           {interval('accuracy')}\n"
-        f"  ECE                {interval('ece')}, at temperature {result['temperature']:.2f}\n"
+        f"  ECE                {interval('ece')}, at temperature {temperature}\n"
         f"  baseline: always saying the most frequent class has accuracy "
         f"{result['majority_accuracy']:.3f}, and "
         f"balanced accuracy {1 / len(classes):.3f}"

@@ -1,23 +1,24 @@
 """Evaluation of outlines, each image at its mask's own size, as the ISIC challenge does."""
 
-import csv
-import io
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from skinjax.data.combined import Combined
 from skinjax.data.images import decode_image, decode_mask, unfit
 from skinjax.data.records import Prepared
-from skinjax.data.table import Row
+from skinjax.engine.distributed import is_main, tell_all
 from skinjax.errors import UserError
+from skinjax.modes.evaluations import skin_angle, table_text, write_mask
 from skinjax.modes.inference import TrainedRun
 from skinjax.modes.workdir import write_text
 from skinjax.progress import progress
 from skinjax.report.figures import Sample, sample_sheet
+from skinjax.tasks.boundary import BOUNDARY_SCORES, score_boundary, summarise_boundaries
 from skinjax.tasks.metrics import SCORES, score_mask, summarise_masks
 
 NUM_SAMPLES = 4  # pictures in each row of the sheet
@@ -26,7 +27,7 @@ NUM_SAMPLES = 4  # pictures in each row of the sheet
 def evaluate_masks(
     run: TrainedRun, positions: list[int], output: Path
 ) -> tuple[dict[str, Any], str]:
-    """Scores a segmentation; writes per_image.csv and samples.png.
+    """Scores a segmentation; writes per_image.csv, samples.png and the predicted masks.
 
     Args:
         run: the trained run.
@@ -40,30 +41,53 @@ def evaluate_masks(
         UserError: where an image has no mask.
     """
     config, prepared = run.config, run.prepared
-    scores: list[dict[str, float]] = []
+    # Of several processes, each scores every so many-th picture.
+    own = slice(jax.process_index(), None, jax.process_count())
+    own_scores: list[tuple[dict[str, float], str]] = []
     with (
         ThreadPoolExecutor(config.data.num_threads) as pool,
-        progress(f"evaluating {output.name}", len(positions)) as update,
+        progress(f"evaluating {output.name}", len(positions[own]), shown=is_main()) as update,
     ):
         # Threads enlarge and score masks while the devices work on the next batch.
-        jobs = (pool.submit(_score, prepared, *p) for p in run.predict(positions))
+        predictions = itertools.islice(run.predict(positions), own.start, None, own.step)
+        jobs = (pool.submit(_score, prepared, output, *p) for p in predictions)
         while batch := list(itertools.islice(jobs, config.batch_size)):
-            scores.extend(job.result() for job in batch)
+            own_scores.extend(job.result() for job in batch)
             update(len(batch))
+    turns = itertools.zip_longest(*tell_all(own_scores))
+    told = [score for turn in turns for score in turn if score is not None]
+    scores, angles = [score for score, _ in told], [angle for _, angle in told]
     rows = [prepared.table[position] for position in positions]
-    figures: dict[str, Any] = summarise_masks(scores, [row.lesion_id for row in rows])
-    write_text(output / "per_image.csv", _per_image_csv(rows, scores))
+    lesion_ids = [row.lesion_id for row in rows]
+    figures: dict[str, Any] = summarise_masks(scores, lesion_ids)
+    figures |= summarise_boundaries(scores, lesion_ids)
+    names = (*SCORES, *BOUNDARY_SCORES)
+    values = [
+        [row.image_id, row.lesion_id, row.label or "", *(f"{score[n]:.6f}" for n in names), angle]
+        for row, score, angle in zip(rows, scores, angles, strict=True)
+    ]
+    header = ["image_id", "lesion_id", "label", *names, "ita"]
     samples = _samples(run, positions, [score["jaccard"] for score in scores])
-    sample_sheet(output / "samples.png", samples, f"{run.workdir.name}, {output.name}")
+    if is_main():
+        write_text(output / "per_image.csv", table_text(header, values, rows))
+        sample_sheet(output / "samples.png", samples, f"{run.workdir.name}, {output.name}")
     return figures, _summary(figures)
 
 
 def _score(
-    prepared: Prepared | Combined, probabilities: np.ndarray, box: np.ndarray, position: int
-) -> dict[str, float]:
-    truth = decode_mask(_mask(prepared, position), prepared.table[position].image_id)
+    prepared: Prepared | Combined,
+    output: Path,
+    probabilities: np.ndarray,
+    box: np.ndarray,
+    position: int,
+) -> tuple[dict[str, float], str]:
+    """An image's scores and the angle of its skin's tone; its predicted mask is kept."""
+    image_id = prepared.table[position].image_id
+    truth = decode_mask(_mask(prepared, position), image_id).astype(bool)
     prediction = unfit(probabilities, box, truth.shape) >= 0.5
-    return score_mask(truth.astype(bool), prediction)
+    write_mask(output, image_id, prediction)
+    scores = score_mask(truth, prediction) | score_boundary(truth, prediction)
+    return scores, skin_angle(prepared, position)
 
 
 def _mask(prepared: Prepared | Combined, position: int) -> bytes:
@@ -71,18 +95,6 @@ def _mask(prepared: Prepared | Combined, position: int) -> bytes:
     if mask is None:
         raise UserError(f"{prepared.table[position].image_id} has no mask to be scored against.")
     return mask
-
-
-def _per_image_csv(rows: list[Row], scores: list[dict[str, float]]) -> str:
-    metadata = sorted({key for row in rows for key in row.metadata})
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_id", "lesion_id", "label", *SCORES, *metadata])
-    for row, score in zip(rows, scores, strict=True):
-        figures = [f"{score[name]:.6f}" for name in SCORES]
-        values = [row.metadata.get(key, "") for key in metadata]
-        writer.writerow([row.image_id, row.lesion_id, row.label or "", *figures, *values])
-    return buffer.getvalue()
 
 
 def _samples(
@@ -127,6 +139,7 @@ def _summary(figures: dict[str, Any]) -> str:
         f"  Jaccard   {interval('jaccard')}\n"
         f"  Dice      {interval('dice')}\n"
         f"  accuracy  {interval('accuracy')}\n"
+        f"  HD95      median {figures['hd95_median']:.1f} pixels\n"
         f"  baseline: a mask of nothing but background has accuracy "
         f"{figures['background_accuracy']:.3f}, and Jaccard and Dice near 0"
     )

@@ -1,26 +1,167 @@
-"""A trained run, opened to be used: its configuration, its data and a checkpoint's variables."""
+"""Trained runs, opened to be used: their models, averaged where several, and a run's data."""
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from skinjax.data.combined import Combined
 from skinjax.data.pipeline import eval_batches, prefetch
 from skinjax.data.records import Prepared
+from skinjax.data.splits import read_splits
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
+from skinjax.engine.distributed import first_on_host
 from skinjax.errors import UserError
-from skinjax.modes import build, datasets
+from skinjax.modes import bucket, build, datasets
 from skinjax.modes.workdir import read_classes, read_config
 
 PyTree = Any
 
+# What runs must have in common to see the same batch.
+_SHARED_FIELDS = ("task", "image_size", "fit")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """A run's model at one of its checkpoints.
+
+    Attributes:
+        workdir: the run's folder.
+        config: its configuration.
+        classes: that it tells apart.
+        task: what it was trained for.
+        step: of the checkpoint.
+        is_best: whether that is the best checkpoint.
+        variables: of the model, on the devices.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    classes: tuple[str, ...]
+    task: build.Task
+    step: int
+    is_best: bool
+    variables: PyTree
+
+    def digest(self) -> str:
+        """A digest of the weights, to tell whether a model is still the one it was."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+
+class Ensemble:
+    """The models of one or more runs, whose predictions of a batch are averaged.
+
+    Args:
+        workdirs: the runs' folders, at least one.
+        checkpoint: 'best' by the run's metric on val, 'last', or a step, of each run.
+        tta: whether each model's predictions are averaged over views.
+        batch_size: of the batches that it will see; the first run's own, unless told.
+
+    Attributes:
+        members: the models, in the order of the workdirs.
+        config: of the first run.
+        classes: that they tell apart.
+        batch_size: as told, or the next larger one that the devices divide.
+        mesh: the devices.
+        gather: has every process hold the whole of an array.
+
+    Raises:
+        UserError: where a run or the checkpoint is not there, or they do not go together.
+    """
+
+    def __init__(
+        self,
+        workdirs: Sequence[Path],
+        checkpoint: str = "best",
+        tta: bool = False,
+        batch_size: int | None = None,
+    ):
+        configs = [read_config(workdir) for workdir in workdirs]
+        self.config = configs[0]
+        self.mesh, self.batch_size = build.create_inference_mesh(self.config, batch_size)
+        # Every process gets all predictions, though each reads its share of the pictures.
+        self._sharding = parallel.replicated_sharding(self.mesh)
+        self.gather = jax.jit(lambda array: array, out_shardings=self._sharding)
+        self.members = [
+            self._open(workdir, config, checkpoint)
+            for workdir, config in zip(workdirs, configs, strict=True)
+        ]
+        self.classes = self.members[0].classes
+        for member in self.members[1:]:
+            _check_together(self.members[0], member)
+
+        @functools.cache
+        def make_predict(task: build.Task) -> Callable[[PyTree, jax.Array], jax.Array]:
+            return jax.jit(functools.partial(task.predict, tta=tta), out_shardings=self._sharding)
+
+        # Runs that differ in their weights alone, as folds and seeds do, share a compiled program.
+        self._predict = [make_predict(member.task) for member in self.members]
+
+    def _open(self, workdir: Path, config: ConfigDict, checkpoint: str) -> Member:
+        step, is_best, variables = restore_variables(workdir, checkpoint, self._sharding)
+        classes = read_classes(workdir)
+        task = build.create_task(config, classes)
+        return Member(workdir, config, classes, task, step, is_best, variables)
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Sends a batch to the devices, without waiting."""
+        return parallel.put_batch(batch, self.mesh)
+
+    def predict(self, images: jax.Array) -> jax.Array:
+        """Predicts one batch, without waiting for it.
+
+        Args:
+            images: uint8 [N, H, W, 3], N a multiple of the mesh's size.
+
+        Returns:
+            Of segmentation the mean probability of lesion, float32 [N, H, W] in [0, 1]. Of
+            classification each of the M models' log probabilities, float32 [N, M, K], which are
+            averaged when each has got its temperature (`predictions.average_calibrated`).
+        """
+        outputs = [
+            predict(member.variables, images)
+            for predict, member in zip(self._predict, self.members, strict=True)
+        ]
+        if self.config.task == "classification":
+            return jnp.stack(outputs, axis=1)
+        return outputs[0] if len(outputs) == 1 else jnp.mean(jnp.stack(outputs), axis=0)
+
+
+def _check_together(first: Member, other: Member) -> None:
+    """Refuses runs whose predictions cannot be averaged.
+
+    Raises:
+        UserError: naming the first thing in which they differ.
+    """
+    told = f"{first.workdir} and {other.workdir} cannot be averaged"
+    for key in _SHARED_FIELDS:
+        ours, theirs = first.config[key], other.config[key]
+        if ours != theirs:
+            raise UserError(
+                f"{told}: config.{key} is {ours!r} in the first and {theirs!r} in the second. Name "
+                "runs that agree in it."
+            )
+    if first.config.task == "classification" and first.classes != other.classes:
+        raise UserError(
+            f"{told}: they tell other classes apart, {', '.join(first.classes)} and "
+            f"{', '.join(other.classes)}."
+        )
+
 
 class TrainedRun:
-    """A run's model at one of its checkpoints, over the run's own data or another data set.
+    """One or more runs' models at their checkpoints, over the first run's data or another data set.
 
     Args:
         workdir: the run's folder.
@@ -28,20 +169,23 @@ class TrainedRun:
         tta: whether predictions are averaged over views.
         dataset: the name of a data set that the run was not trained on; empty for its own data.
         source: the folder or zip of that data set; without one, where the run's own data lies now.
+        others: the folders of runs whose predictions are averaged with this one's.
 
     Attributes:
         workdir: the run's folder.
         config: its configuration.
         classes: that it tells apart.
+        members: the models, this run's first.
         prepared: the data.
         is_own: whether that is the run's own.
+        own_source: where that lies now, if not where the configuration says.
         task: what it was trained for.
         step: of the checkpoint.
-        is_best: whether that is the best checkpoint.
+        is_best: whether that is the best checkpoint, of each run.
         tta: whether predictions are averaged over views.
 
     Raises:
-        UserError: where the run, the checkpoint or the data is not there.
+        UserError: where a run, the checkpoint or the data is not there, or runs do not go together.
     """
 
     def __init__(
@@ -51,52 +195,83 @@ class TrainedRun:
         tta: bool = False,
         dataset: str = "",
         source: str = "",
+        others: Sequence[Path] = (),
     ):
         self.workdir, self.tta, self.is_own = workdir, tta, not dataset
-        self.config = read_config(workdir)
-        self._mesh = parallel.create_mesh(parallel.dividing_devices(self.config.batch_size))
-        sharding = parallel.replicated_sharding(self._mesh)
-        self.step, self.is_best, self._variables = restore_variables(workdir, checkpoint, sharding)
-        self.classes = read_classes(workdir)
+        self.own_source = "" if dataset else source
+        self._ensemble = Ensemble([workdir, *others], checkpoint, tta)
+        self.members, self.config = self._ensemble.members, self._ensemble.config
+        self.classes, self.task = self._ensemble.classes, self.members[0].task
+        self.step = self.members[0].step
+        self.is_best = all(member.is_best for member in self.members)
         self.prepared: Prepared | Combined
         if self.is_own:
             self.config.data.source = source or self.config.data.source
-            self.prepared = datasets.prepare_data(self.config)
+            self.prepared = first_on_host(lambda: datasets.prepare_data(self.config))
         else:
-            self.prepared = datasets.prepare_set(self.config, dataset, source)
-        self.task = build.create_task(self.config, self.classes)
-        self._predict = jax.jit(
-            lambda variables, images: self.task.predict(variables, images, tta=tta),
-            out_shardings=sharding,
-        )
+            self.prepared = first_on_host(
+                lambda: datasets.prepare_set(self.config, dataset, source)
+            )
 
     def positions(self, split: str) -> list[int]:
         """Where the images of a split are in the data.
 
         Raises:
-            UserError: where there is no such split, or another data set's images were trained on.
+            UserError: where there is no such split, or a model was trained on its images.
         """
         if self.is_own:
-            return datasets.read_split(self.workdir / "splits.csv", self.prepared, split)
+            splits_file = self.workdir / "splits.csv"
+            positions = datasets.read_split(splits_file, self.prepared, split)
+            for member in self.members[1:]:
+                self._refuse_trained_by(member, split, positions)
+            return positions
         positions = list(range(len(self.prepared)))
         if split != "all":
             positions = datasets.split_data(self.config, self.prepared)[split]
         assert isinstance(self.prepared, Prepared)  # one set, not several
-        splits_file = self.workdir / "splits.csv"
-        datasets.refuse_trained(self.config, splits_file, self.prepared, positions)
+        for member in self.members:
+            splits_file = member.workdir / "splits.csv"
+            datasets.refuse_trained(member.config, splits_file, self.prepared, positions)
         return positions
 
+    def _refuse_trained_by(self, member: Member, split: str, positions: list[int]) -> None:
+        """Refuses to score images of the first run's split that another run was trained on.
+
+        Raises:
+            UserError: with the count of those images.
+        """
+        if member.config.data.dataset != self.config.data.dataset:
+            raise UserError(
+                f"{member.workdir} was trained on {member.config.data.dataset}, {self.workdir} on "
+                f"{self.config.data.dataset}: average runs of one data set, or score both on a "
+                "--dataset that neither has seen."
+            )
+        if split == "train":
+            return
+        trained = set(read_splits(member.workdir / "splits.csv")["train"])
+        num_seen = sum(self.prepared.table[p].image_id in trained for p in positions)
+        if num_seen:
+            raise UserError(
+                f"{num_seen:,} of the {len(positions):,} images of the {split} split of "
+                f"{self.workdir} were trained on by {member.workdir}: a score on them would mean "
+                "nothing. Average runs of one split (seeds), or score on another --dataset."
+            )
+
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Yields, for each position, the task's prediction, the content box and the position."""
-        config = self.config
+        """Yields, for each position, what `Ensemble.predict` gives, its box and the position.
+
+        All processes of a run must call it alike; each gets everything.
+        """
         examples = datasets.create_examples(
-            config, self.prepared, positions, with_masks=False, cache=False
+            self.config, self.prepared, positions, with_masks=False, cache=False
         )
-        batches = eval_batches(examples, config.batch_size, config.data.num_threads)
+        ensemble = self._ensemble
+        rows = parallel.local_rows(ensemble.batch_size, ensemble.mesh)
+        batches = eval_batches(examples, ensemble.batch_size, self.config.data.num_threads, rows)
         left = iter(positions)
         behind = None
-        for batch in prefetch(batches, self._put):
-            output = self._predict(self._variables, batch["images"]), batch["boxes"]
+        for batch in prefetch(batches, ensemble.put):
+            output = ensemble.predict(batch["images"]), ensemble.gather(batch["boxes"])
             if behind is not None:
                 yield from zip(*jax.device_get(behind), left, strict=False)
             behind = output
@@ -104,9 +279,6 @@ class TrainedRun:
             # The last batch is filled up: `left` ends before it does. It stands last in the zip,
             # which would else take one from it at the end of each batch.
             yield from zip(*jax.device_get(behind), left, strict=False)
-
-    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return parallel.put_batch(batch, self._mesh)
 
 
 def restore_variables(
@@ -123,10 +295,10 @@ def restore_variables(
         The checkpoint's step, whether it is the best, and the variables.
 
     Raises:
-        UserError: where there is no such checkpoint.
+        UserError: where there is no such checkpoint, it is damaged, or a damaged one may be it.
     """
     config = read_config(workdir)
-    directory = workdir / "checkpoints"
+    directory = bucket.checkpoints_folder(workdir)
     if not directory.is_dir():
         raise UserError(f"{directory} is missing: the run has saved no checkpoint; train it first.")
     with Checkpoints(directory, config.keep_last, config.best_metric, read_only=True) as found:
@@ -134,6 +306,14 @@ def restore_variables(
         if best_step is None:
             raise UserError(f"{directory} holds no whole checkpoint: train the run first.")
         step = {"best": best_step, "last": steps[-1]}.get(checkpoint)
+        for other, damage in found.unreadable.items():
+            if checkpoint in ("best", str(other)) or (checkpoint == "last" and other > steps[-1]):
+                raise UserError(
+                    f"--checkpoint={checkpoint}: the one of step {other} in {directory} is damaged "
+                    f"({damage}), and may be what is asked for. Bring it back from a copy, or say "
+                    f"one of steps {', '.join(map(str, steps))}; none was taken in its place. "
+                    "The run's training command, started again, moves it away."
+                )
         if step is None:
             step = int(checkpoint) if checkpoint.isdecimal() else -1
         if step not in steps:

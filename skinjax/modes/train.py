@@ -1,5 +1,6 @@
 """Training: the loop on one screen, and beneath it what it stands on."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -7,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from skinjax.data import splits as splitting
 from skinjax.data.combined import Combined
-from skinjax.data.pipeline import eval_batches, prefetch, train_batches
+from skinjax.data.pipeline import Order, eval_batches, prefetch, train_batches
 from skinjax.data.records import Prepared
-from skinjax.engine import optim, parallel
+from skinjax.engine import memory, optim, parallel
 from skinjax.engine.checkpoint import Checkpoints
+from skinjax.engine.distributed import first_on_host, held_by_main, is_main, on_main
 from skinjax.engine.monitor import Monitor, duration
 from skinjax.engine.preemption import interruption, stop_on_signals
+from skinjax.engine.resident import Resident
+from skinjax.engine.skipped import SkippedSteps
 from skinjax.engine.state import TrainState
 from skinjax.engine.steps import evaluate_batches, make_eval_step, make_train_step
 from skinjax.errors import UserError
-from skinjax.modes import build, datasets
+from skinjax.modes import bucket, build, datasets
 from skinjax.modes.config import check_config
 from skinjax.modes.inference import restore_variables
 from skinjax.modes.workdir import locked, open_workdir, write_classes, write_config, write_text
@@ -49,16 +52,15 @@ def train(
     """
     check_config(config)
     config.dtype = build.resolve_dtype(config.dtype)
-    if devices is None and jax.default_backend() == "cpu":
-        # A CPU's devices are its cores: some may stay idle, where GPUs and TPUs are to be used.
-        devices = parallel.dividing_devices(config.batch_size // config.accumulation)
-    mesh = parallel.create_mesh(devices)
-    parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
+    mesh = build.create_mesh(config, devices)
     with (
-        locked(workdir),
+        held_by_main(locked(workdir)),
         nullcontext(_Run(config, workdir, mesh)) as run,
-        stop_on_signals() as stop,
-        Checkpoints(workdir / "checkpoints", config.keep_last, config.best_metric) as checkpoints,
+        memory.exhaustion_told(run.load),
+        stop_on_signals(mesh) as stop,
+        Checkpoints(
+            bucket.checkpoints_folder(workdir), config.keep_last, config.best_metric
+        ) as checkpoints,
     ):
         state, progress = run.create_or_restore(checkpoints)
         start, total = int(state.step), run.durations.total_steps
@@ -75,22 +77,24 @@ def train(
                 if step % config.log_every_steps == 0:
                     monitor.log_window(step)
 
+                signal_number = stop.after_step()
                 last = step == total
                 evaluated = last or step % run.durations.eval_every_steps == 0
-                if evaluated or step % config.save_every_steps == 0 or stop.signal_number:
-                    monitor.flush(step)  # stops on a loss that is not finite before it is saved
+                if evaluated or step % config.save_every_steps == 0 or signal_number:
+                    monitor.flush(step)  # ends a run whose steps are all skipped, before it saves
                     with monitor.pause():
                         if evaluated:
                             metrics = run.evaluate(eval_step, state)
                             state = run.update_plateau(state, metrics)
                             monitor.write(step, "val", metrics)
                             monitor.say(run.describe(step, metrics))
+                        bucket.publish(workdir)
                         checkpoints.save(
                             step, state, monitor.progress(step), metrics if evaluated else None
                         )
-                if stop.signal_number and not last:
+                if signal_number and not last:
                     checkpoints.wait()
-                    raise interruption(stop.signal_number, step)
+                    raise interruption(signal_number, step)
             checkpoints.wait()
             monitor.say(
                 f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations "
@@ -104,72 +108,82 @@ class _Run:
 
     def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh):
         self.config, self.workdir, self.mesh = config, workdir, mesh
-        resumed = open_workdir(workdir, config)
-        prepared = datasets.prepare_data(config)
+        self.load = memory.Load(
+            config.batch_size,
+            tuple(config.image_size),
+            config.accumulation,
+            parallel.batch_parts(mesh),
+        )
+        resumed = on_main(lambda: open_workdir(workdir, config))
+        prepared = first_on_host(lambda: datasets.prepare_data(config))
         splits = datasets.split_data(config, prepared)
-        if resumed:
-            _check_splits(workdir / "splits.csv", prepared, splits)
-        else:
-            splitting.write_splits(workdir / "splits.csv", prepared.table, splits)
-        write_classes(workdir / "classes.json", prepared.classes)
-        write_config(workdir / "config.json", config)
+        on_main(lambda: _write_setting(workdir, config, prepared, splits, resumed))
         counts = ", ".join(f"{name} {len(positions):,}" for name, positions in splits.items())
         print(f"{prepared.name}: {counts} images, split by {config.data.split}", flush=True)
 
+        self.table = prepared.table
         self.training = build.create_training(config, prepared, splits["train"])
         self.task, self.durations = self.training.task, self.training.durations
-        keep = config.data.cache == "host"
-        self.train_examples, self.val_examples = (
-            datasets.create_examples(config, prepared, splits[name], self.task.uses_masks, keep)
-            for name in ("train", "val")
+        masks = self.task.uses_masks
+        self.cache = datasets.choose_cache(
+            config, len(splits["train"]), masks, memory.available_bytes(jax.local_devices()[0])
         )
+        self.train_examples, self.val_examples = (
+            datasets.create_examples(config, prepared, splits[name], masks, self.cache in kept)
+            for name, kept in (("train", ("host",)), ("val", ("host", "device")))
+        )
+        where = {"device": "on each device", "host": "in memory", "none": "nowhere"}
+        print(f"decoded images are kept {where[self.cache]}.", flush=True)
+        self.rows = parallel.local_rows(config.batch_size, mesh)
+        create = self.training.create_state
+        self.shardings = parallel.state_shardings(jax.eval_shape(create), mesh)
 
     def create_or_restore(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The state to begin or to go on with, and the progress noted beside it."""
         create = self.training.create_state
-        replicated = parallel.replicated_sharding(self.mesh)
         step = checkpoints.latest_step()
         if step is None:
-            state = jax.jit(create, out_shardings=replicated)()
+            state = jax.jit(create, out_shardings=self.shardings)()
             if self.config.init_from:
-                state = self._initialise(state, replicated)
+                state = self._initialise(state)
             print(
                 parameter_overview.get_parameter_overview(
                     state.params, include_stats=False
                 ).splitlines()[-1]
             )
             return state, {"examples_seen": 0, "training_seconds": 0.0}
-        state, progress = checkpoints.restore(step, parallel.abstract(create, replicated))
+        state, progress = checkpoints.restore(step, parallel.abstract(create, self.shardings))
         print(f"{self.workdir} goes on from step {step:,}.", flush=True)
         return state, progress
 
-    def _initialise(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    def _initialise(self, state: TrainState) -> TrainState:
         """Puts weights learnt elsewhere into a new state; the average begins with them too."""
         source = Path(self.config.init_from)
+        whole = parallel.replicated_sharding(self.mesh)
         variables: dict[str, Any] = {"params": state.params, "batch_stats": state.batch_stats}
+        shardings = {name: getattr(self.shardings, name) for name in variables}
+        variables = jax.device_get(jax.jit(lambda x: x, out_shardings=whole)(variables))
         if source.is_dir():
-            _, _, other = restore_variables(source, "best", sharding)
+            _, _, other = restore_variables(source, "best", whole)
             variables, loaded, left = from_variables(variables, other)
         else:
             variables, loaded, left = from_state_dict(self.task, variables, source)
         listing = "".join(f"loaded {path}\n" for path in loaded)
         listing += "".join(f"left {path}\n" for path in left)
-        write_text(self.workdir / "init_from.txt", listing)
+        if is_main():
+            write_text(self.workdir / "init_from.txt", listing)
         print(
             f"began with {len(loaded)} arrays of {source}; {len(left)} are new (init_from.txt).",
             flush=True,
         )
-        variables = jax.device_put(variables, sharding)
-        ema = None if state.ema is None else jax.tree.map(jnp.copy, variables)
-        return state.replace(**variables, ema=ema)
+        # Twice: the state is donated, and one buffer cannot be given away twice.
+        ema = None if state.ema is None else parallel.put_whole(variables, shardings)
+        return state.replace(**parallel.put_whole(variables, shardings), ema=ema)
 
     def compile(self, state: TrainState) -> tuple[Callable, Callable]:
         """Compiles both steps ahead, tells what an update costs, checks the metric's name."""
         start = time.monotonic()
-        batch = parallel.put_batch(
-            self.train_examples.batch(range(1), self.config.batch_size // jax.process_count()),
-            self.mesh,
-        )
+        batch = self._put(self.train_examples.batch(range(1), len(self.rows)))
         eval_step = make_eval_step(self.task, self.mesh).lower(state.variables, batch).compile()
         figures = self.task.summarise(dict.fromkeys(eval_step.out_info, 1.0))
         if self.config.best_metric not in {f"val/{name}" for name in figures}:
@@ -185,34 +199,48 @@ class _Run:
             seed=self.config.seed,
             accumulation=self.config.accumulation,
             ema_decay=self.config.ema_decay,
+            shardings=self.shardings,
         )
         train_step = train_step_to_compile.lower(state, batch).compile()
-        device = self.mesh.devices.flat[0].device_kind
-        line = f"compiled in {time.monotonic() - start:.0f} s for {self.mesh.size} x {device}"
+        line = f"compiled in {time.monotonic() - start:.0f} s for {parallel.describe(self.mesh)}"
         # Not every backend tells.
         if cost := train_step.cost_analysis():
             line += f", {cost['flops'] * self.mesh.size / 1e9:,.3g} GFLOP an update"
-        if memory := train_step.memory_analysis():
-            size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        if size := memory.needed_bytes(train_step):
             line += f", {size / 2**20:,.0f} MiB a device"
         print(line, flush=True)
+        memory.check_memory(train_step, jax.local_devices()[0], self.load)
         return train_step, eval_step
 
     def train_batches(self, examples_seen: int) -> Iterator[dict[str, jax.Array]]:
         """The batches from a position in the data on, on their way to the devices."""
         config = self.config
+        load: Callable[[np.ndarray], Any] = self.train_examples.batch
+        put: Callable[[Any], dict[str, jax.Array]] = self._put
+        if self.cache == "device":
+            stacked = self.train_examples.stack(config.data.num_threads)
+            load, put = np.asarray, Resident(stacked, self.mesh).batch
         batches = train_batches(
             self.train_examples,
             config.batch_size,
             seed=config.seed,
             start=examples_seen // config.batch_size,
             num_threads=config.data.num_threads,
+            load=load,
             sampling=config.data.sampling,
-            weights=(1.0, *(weight for _, _, weight in config.data.also)),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            weights=self._weights(),
+            rows=self.rows,
         )
-        return prefetch(batches, self._put)
+        return prefetch(batches, put)
+
+    def image_ids(self, step: int) -> list[str]:
+        """The images of a step's batch, those of all processes."""
+        config, examples = self.config, self.train_examples
+        order = Order(
+            examples.labels, config.data.sampling, config.seed, examples.sets, self._weights()
+        )
+        drawn = (order[n] for n in range((step - 1) * config.batch_size, step * config.batch_size))
+        return [self.table[examples.positions[index]].image_id for index in drawn]
 
     def create_monitor(self, start: int, progress: dict[str, Any]) -> Monitor:
         """What shows and writes the training from a step on."""
@@ -223,16 +251,16 @@ class _Run:
             batch_size=self.config.batch_size,
             steps_per_epoch=self.durations.steps_per_epoch,
             training_seconds=progress["training_seconds"],
+            note_skipped=SkippedSteps(
+                self.workdir, start, self.config.max_skipped_steps, self.image_ids
+            ).note,
+            writes=is_main(),
         )
 
     def evaluate(self, eval_step: Callable, state: TrainState) -> dict[str, float]:
         """The figures of the val split at the model's own size, 'val/...'."""
         batches = eval_batches(
-            self.val_examples,
-            self.config.batch_size,
-            self.config.data.num_threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            self.val_examples, self.config.batch_size, self.config.data.num_threads, self.rows
         )
         sums = evaluate_batches(eval_step, state.variables, prefetch(batches, self._put))
         return {f"val/{name}": value for name, value in self.task.summarise(sums).items()}
@@ -242,10 +270,12 @@ class _Run:
         plateau = self.training.plateau
         if plateau is None:
             return state
-        score = metrics[self.config.best_metric]
-        updated = optim.update_plateau(plateau, state.plateau, score)
-        updated = jax.device_put(updated, parallel.replicated_sharding(self.mesh))
-        return state.replace(plateau=updated)
+        update = jax.jit(
+            functools.partial(optim.update_plateau, plateau),
+            out_shardings=parallel.replicated_sharding(self.mesh),
+        )
+        score = np.float32(metrics[self.config.best_metric])
+        return state.replace(plateau=update(state.plateau, score))
 
     def describe(self, step: int, metrics: dict[str, float]) -> str:
         """One line about an evaluation."""
@@ -253,8 +283,28 @@ class _Run:
         weights = ", averaged weights" if self.config.ema_decay else ""
         return f"epoch {step / self.durations.steps_per_epoch:.1f}  {shown}{weights}"
 
+    def _weights(self) -> tuple[float, ...]:
+        """How often the pictures of each data set are drawn."""
+        return (1.0, *(weight for _, _, weight in self.config.data.also))
+
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return parallel.put_batch(batch, self.mesh)
+
+
+def _write_setting(
+    workdir: Path,
+    config: ConfigDict,
+    prepared: Prepared | Combined,
+    splits: dict[str, list[int]],
+    resumed: bool,
+) -> None:
+    """Writes what tells the run apart from others; its config.json, which makes it one, last."""
+    if resumed:
+        _check_splits(workdir / "splits.csv", prepared, splits)
+    else:
+        splitting.write_splits(workdir / "splits.csv", prepared.table, splits)
+    write_classes(workdir / "classes.json", prepared.classes)
+    write_config(workdir / "config.json", config)
 
 
 def _check_splits(path: Path, prepared: Prepared | Combined, splits: dict[str, list[int]]) -> None:

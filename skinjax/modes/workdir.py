@@ -12,16 +12,22 @@ from ml_collections import ConfigDict
 
 from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
 from skinjax.errors import UserError
-from skinjax.modes.config import flatten
+from skinjax.modes import bucket
+from skinjax.modes.config import default_config, flatten
 
 LOCK = ".lock"
 _WRITTEN_FIRST = (LOCK, "splits.csv", "classes.json")  # before config.json, which makes it a run
 
-# Fields that change neither what is learnt nor how it is scored.
+# Fields that change neither what is learnt nor how it is scored (a mesh: rounding aside).
 MAY_CHANGE = (
     "log_every_steps",
     "save_every_steps",
     "keep_last",
+    "remat",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.space",
+    "max_skipped_steps",
     "data.source",
     "data.cache_dir",
     "data.cache",
@@ -45,7 +51,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
     make_folder("workdir", workdir)
     # A run that was killed before its config.json was written has left no more than these.
     others = sorted(p.name for p in workdir.iterdir() if p.name not in _WRITTEN_FIRST)
-    others = [name for name in others if not name.endswith(".tmp")]
+    others = [name for name in others if not (name.endswith(".tmp") or name.startswith("."))]
     if others:
         raise UserError(
             f"--workdir={workdir} is not empty and holds no run (it has "
@@ -71,11 +77,17 @@ def make_folder(flag: str, folder: Path) -> None:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, flag: str = "workdir") -> Iterator[None]:
     """Holds a run's folder for one process; the lock ends with the process, however that ends.
 
+    Of a folder in a bucket the original is held, too (`bucket.held`).
+
+    Args:
+        workdir: the folder; made where it is missing.
+        flag: the one that names it, for messages.
+
     Raises:
-        UserError: where another process trains in it.
+        UserError: where another process writes to it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / LOCK).open("a+") as file:
@@ -84,14 +96,15 @@ def locked(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: "
+                f"--{flag}={workdir} is in use by process {file.read().strip() or 'unknown'}: "
                 "wait for it, "
                 "stop it, or give this run a folder of its own."
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        with bucket.held(workdir):
+            yield
 
 
 def write_config(path: Path, config: ConfigDict) -> None:
@@ -120,15 +133,55 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
         ) from error
 
 
+def calibration_path(workdir: Path, step: int, tta: bool) -> Path:
+    """Where a run keeps what was chosen on val for a checkpoint, with or without averaged views."""
+    return workdir / "calibration" / (f"step{step}" + ("-tta" if tta else "") + ".json")
+
+
+def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | None:
+    """Reads what an evaluation chose on val for a checkpoint.
+
+    Returns:
+        Its 'temperature' and 'melanoma_threshold' among others; None where there was none yet.
+    """
+    path = calibration_path(workdir, step, tta)
+    if not path.exists():
+        return None
+    calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return calibration
+
+
+def evaluation_name(
+    split: str | None, dataset: str = "", tta: bool = False, step: int | None = None
+) -> str:
+    """The name of an evaluation's folder.
+
+    Args:
+        split: that was scored; None is 'test', and 'all' of another data set.
+        dataset: the other data set's name; empty for the run's own data.
+        tta: whether predictions were averaged over views.
+        step: of the checkpoint, where it is another than the best.
+    """
+    name = (split or ("all" if dataset else "test")) + (f"-{dataset}" if dataset else "")
+    return name + ("" if step is None else f"-step{step}") + ("-tta" if tta else "")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 
 def read_config(workdir: Path) -> ConfigDict:
     """Reads the configuration of a run.
+
+    What an earlier version did not write yet has its default, which does what that version did.
 
     Raises:
         UserError: where the folder holds no run, or its config.json cannot be read.
@@ -143,7 +196,10 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
-    return ConfigDict(_tuples(values))
+    config = default_config(values.get("task", ""))
+    with config.ignore_type():
+        config.update(_tuples(values))
+    return config
 
 
 def _tuples(value: Any) -> Any:

@@ -4,18 +4,14 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
-from skinjax import __version__
+from skinjax.report.page import render, small_jpeg
 
 _MAX_ROWS = 8  # sizes and colour modes that are listed
-_THUMBNAIL = 220  # pixels of the longer side
 
 
 @dataclass(frozen=True)
@@ -60,17 +56,10 @@ class AuditPage:
 
 def render_audit(page: AuditPage) -> str:
     """Renders the page as HTML, with every picture and style in it."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     stopping = [group for group in page.groups if group.stops]
-    return environment.get_template("audit.html").render(
+    return render(
+        "audit.html",
         title=", ".join(str(facts["dataset"]) for facts in page.facts),
-        version=__version__,
         date=page.date,
         num_stops=sum(group.count for group in stopping),
         stopping=[f"{group.name} ({group.count:,})" for group in stopping],
@@ -82,15 +71,17 @@ def render_audit(page: AuditPage) -> str:
         threshold=page.threshold,
         pairs=[
             {
-                "first": _jpeg(first),
-                "second": _jpeg(second),
+                "first": small_jpeg(first),
+                "second": small_jpeg(second),
                 "first_alt": f"one of a pair: {caption}",
                 "second_alt": f"the other of the pair: {caption}",
                 "caption": caption,
             }
             for first, second, caption in page.pairs
         ],
-        pictures=[{"image": _jpeg(image), "caption": caption} for image, caption in page.pictures],
+        pictures=[
+            {"image": small_jpeg(image), "caption": caption} for image, caption in page.pictures
+        ],
     )
 
 
@@ -142,12 +133,3 @@ def _lesion_plot(fractions: Sequence[float]) -> tuple[str, str]:
         f"nine in ten between {low:.0%} and {high:.0%}"
     )
     return base64.b64encode(buffer.getvalue()).decode(), words
-
-
-def _jpeg(image: np.ndarray) -> str:
-    """A small JPEG of a picture, uint8 [H, W, 3], in base64."""
-    small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()

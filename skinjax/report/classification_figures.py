@@ -1,11 +1,11 @@
-"""Pictures of a diagnosis's results: arrays in, a PNG out."""
+"""Pictures of a diagnosis's results: arrays in, a figure or a PNG out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
@@ -16,6 +16,7 @@ from skinjax.report.figures import create_sheet, save
 # apart; lines alternate their style as well, for more classes than colours and for grey prints.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _STYLES = ("-", "--")
+BEFORE, AFTER = "before the temperature", "after"
 _NUM_BINS = 15
 _NUM_COLUMNS = 5
 
@@ -51,6 +52,13 @@ def confusion(
       classes: the K names.
       title: what stands above it.
     """
+    save(draw_confusion(labels, predicted, classes, title), path)
+
+
+def draw_confusion(
+    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], title: str = ""
+) -> Figure:
+    """The figure of `confusion`, which has its arguments."""
     counts = confusion_matrix(labels, predicted, labels=range(len(classes)))
     totals = counts.sum(1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
@@ -79,7 +87,7 @@ def confusion(
     bar = figure.colorbar(image, ax=axis, shrink=0.8, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.ax.set_yticklabels(["0", "5%", "25%", "50%", "100%"])
     bar.set_label("share of the class")
-    save(figure, path)
+    return figure
 
 
 def roc(
@@ -98,7 +106,18 @@ def roc(
       classes: the K names, in the columns' order.
       title: what stands above it.
     """
-    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
+    save(draw_roc(probabilities, labels, classes, title), path)
+
+
+def draw_roc(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    title: str = "",
+    inches: float = 6.4,
+) -> Figure:
+    """The figure of `roc`, which has its arguments; `inches` are its sides'."""
+    figure = Figure(figsize=(inches, inches), layout="constrained")
     axis = figure.add_subplot()
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle=":")
     for k, name in enumerate(classes):
@@ -120,7 +139,31 @@ def roc(
     axis.set_ylabel("sensitivity")
     axis.set_title(title, fontsize=11)
     axis.legend(title="AUROC, number of images", loc="lower right", fontsize=9)
-    save(figure, path)
+    return figure
+
+
+class ReliabilityBin(NamedTuple):
+    """The predictions of one range of confidence.
+
+    Attributes:
+      model: 'before the temperature' or 'after'.
+      low: the range's lower end, which is not in it.
+      high: its upper end.
+      num_images: in it.
+      confidence: their mean confidence, the largest probability.
+      share_right: of them.
+      share_low: the lower end of Wilson's 95% interval of that.
+      share_high: the upper end.
+    """
+
+    model: str
+    low: float
+    high: float
+    num_images: int
+    confidence: float
+    share_right: float
+    share_low: float
+    share_high: float
 
 
 def reliability(
@@ -139,14 +182,67 @@ def reliability(
       labels: int [N], in 0..K - 1.
       title: what stands above it.
     """
-    figure = Figure(figsize=(5.6, 6.8), layout="constrained")
+    save(draw_reliability(reliability_bins(before, after, labels), title), path)
+
+
+def reliability_bins(
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray
+) -> list[ReliabilityBin]:
+    """How often predictions of a given confidence are right.
+
+    Args:
+      before: probabilities [N, K] as the model gives them.
+      after: probabilities [N, K] with the temperature applied.
+      labels: int [N], in 0..K - 1.
+
+    Returns:
+      The ranges that have an image, those of `before` first.
+    """
+    found = []
+    for model, probabilities in ((BEFORE, before), (AFTER, after)):
+        confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+        places = np.clip(np.ceil(confidence * _NUM_BINS).astype(int) - 1, 0, _NUM_BINS - 1)
+        for place in np.unique(places):
+            inside = places == place
+            count, share = int(inside.sum()), float(correct[inside].mean())
+            # Wilson's 95% interval, which stays within 0..1 and has a width for a share of 0 or 1.
+            z = 1.96
+            middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+            half = float(np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2))
+            half *= z / (1 + z**2 / count)
+            found.append(
+                ReliabilityBin(
+                    model,
+                    int(place) / _NUM_BINS,
+                    (int(place) + 1) / _NUM_BINS,
+                    count,
+                    float(confidence[inside].mean()),
+                    share,
+                    middle - half,
+                    middle + half,
+                )
+            )
+    return found
+
+
+def draw_reliability(bins: Sequence[ReliabilityBin], title: str = "", width: float = 5.6) -> Figure:
+    """The figure of `reliability` from its bins; `width` is in inches."""
+    figure = Figure(figsize=(width, 1.2 * width), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle=":", label="perfect")
-    for name, probabilities, colour, marker in (
-        ("before the temperature", before, COLOURS[1], "s"),
-        ("after", after, COLOURS[0], "o"),
-    ):
-        _draw_reliability(upper, lower, probabilities, labels, name, colour, marker)
+    edges = np.linspace(0, 1, _NUM_BINS + 1)
+    for model, colour, marker in ((BEFORE, COLOURS[1], "s"), (AFTER, COLOURS[0], "o")):
+        own = [one for one in bins if one.model == model]
+        means = [one.confidence for one in own]
+        lows, highs = [one.share_low for one in own], [one.share_high for one in own]
+        shares = [one.share_right for one in own]
+        upper.vlines(means, lows, highs, color=colour, linewidth=1, alpha=0.6)
+        upper.plot(
+            means, shares, color=colour, marker=marker, markersize=5, linewidth=1.5, label=model
+        )
+        counts = np.zeros(_NUM_BINS)
+        counts[[round(one.low * _NUM_BINS) for one in own]] = [one.num_images for one in own]
+        lower.stairs(counts, edges, color=colour, fill=False, linewidth=1.5)
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1)
     upper.set_ylabel("share of predictions that are right")
@@ -155,36 +251,7 @@ def reliability(
     upper.grid(color="0.9", linewidth=0.6)
     lower.set_ylabel("images")
     lower.set_xlabel("confidence (largest probability)")
-    save(figure, path)
-
-
-def _draw_reliability(
-    upper: Axes,
-    lower: Axes,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    name: str,
-    colour: str,
-    marker: str,
-) -> None:
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    edges = np.linspace(0, 1, _NUM_BINS + 1)
-    bins = np.clip(np.ceil(confidence * _NUM_BINS).astype(int) - 1, 0, _NUM_BINS - 1)
-    filled = np.unique(bins)
-    counts = np.array([np.sum(bins == b) for b in filled])
-    means = np.array([confidence[bins == b].mean() for b in filled])
-    shares = np.array([correct[bins == b].mean() for b in filled])
-    # Wilson's 95% interval, which stays within 0..1 and has a width for a share of 0 or 1.
-    z = 1.96
-    middle = (shares + z**2 / (2 * counts)) / (1 + z**2 / counts)
-    half = (
-        z / (1 + z**2 / counts) * np.sqrt(shares * (1 - shares) / counts + (z / (2 * counts)) ** 2)
-    )
-    upper.vlines(means, middle - half, middle + half, color=colour, linewidth=1, alpha=0.6)
-    upper.plot(means, shares, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name)
-    lower.stairs(
-        np.bincount(bins, minlength=_NUM_BINS), edges, color=colour, fill=False, linewidth=1.5
-    )
+    return figure
 
 
 def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, num: int) -> list[int]:

@@ -18,7 +18,7 @@ TRUTH_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#F0E442"
 _DASHES = (0.0, (3.0, 1.2))
 _TRUTH = {"colors": TRUTH_COLOUR, "linewidths": 1.6, "linestyles": "solid"}
-_PREDICTION = {"colors": PREDICTION_COLOUR, "linewidths": 1.6, "linestyles": [_DASHES]}
+PREDICTION_STYLE = {"colors": PREDICTION_COLOUR, "linewidths": 1.6, "linestyles": [_DASHES]}
 _RIM = [Stroke(linewidth=2.8, foreground="#202020"), Normal()]
 
 _COLUMN_INCHES = 2.2
@@ -70,8 +70,8 @@ def sample_sheet(
                 raise ValueError(f"truth and prediction of {sample.caption!r} differ in shape")
             height, width = sample.truth.shape
             axis.imshow(sample.image, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-            _outline(axis, sample.truth, _TRUTH)
-            _outline(axis, sample.prediction, _PREDICTION)
+            outline(axis, sample.truth, _TRUTH)
+            outline(axis, sample.prediction, PREDICTION_STYLE)
             axis.set_xlim(-0.5, width - 0.5)
             axis.set_ylim(height - 0.5, -0.5)
             axis.set_xlabel(sample.caption, fontsize=8, labelpad=3)
@@ -128,7 +128,8 @@ def save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _outline(axis: Axes, mask: np.ndarray, style: dict[str, Any]) -> None:
+def outline(axis: Axes, mask: np.ndarray, style: dict[str, Any]) -> None:
+    """Draws the outline of a mask, bool [h, w], over a picture of the same frame."""
     # A frame of zeros closes the outline of a lesion that reaches the picture's edge; half-way
     # between pixel centres is where one region ends and the other begins.
     if mask.any():

@@ -91,3 +91,28 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities float64 [N, K] from logits [N, K] divided by a temperature."""
     return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+
+
+def coverage_risk(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What share of the answers is wrong where only the most confident ones are given.
+
+    El-Yaniv and Wiener 2010 (JMLR 11:1605), Geifman and El-Yaniv 2017 (arXiv:1705.08500). Images of
+    one confidence are answered together, since no threshold divides them.
+
+    Args:
+      confidence: [N], at least one.
+      correct: bool [N].
+
+    Returns:
+      The coverages, ascending, the last of them 1: the share of images that are answered; and the
+      risk at each: the share of those that are wrong. Float64 [M], M at most N.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
+    wrong = np.cumsum(~np.asarray(correct, bool)[order])[ends]
+    return (ends + 1) / len(order), wrong / (ends + 1)
+
+
+def area_under_risk(coverage: np.ndarray, risk: np.ndarray) -> float:
+    """The mean risk over all coverages (AURC), each step of the curve counted by its width."""
+    return float(np.sum(risk * np.diff(coverage, prepend=0.0)))

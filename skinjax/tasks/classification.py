@@ -54,19 +54,20 @@ class Classification:
         """Creates the model's variables, float32."""
         return self.model.init(key, jnp.zeros((1, *self.image_size, 3), jnp.float32), train=False)
 
-    def loss(
-        self, params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
-        """The mean loss of an augmented batch.
+    @property
+    def downsampling(self) -> int:
+        """How many rows of a picture are one row where the model is at its coarsest."""
+        return self.model.downsampling
+
+    def augment(self, batch: Batch, key: jax.Array) -> Batch:
+        """Changes each picture at random, normalises, and mixes pictures and their targets.
 
         Args:
-            params: of the model.
-            batch_stats: BatchNorm's running statistics.
             batch: images uint8 [N, H, W, 3], labels int32 [N], boxes int32 [N, 4].
-            key: of the augmentation and the mixing.
+            key: of the changes and the mixing.
 
         Returns:
-            The float32 loss; beside it the new running statistics and the figures to log.
+            images float32 [N, H, W, 3] and targets float32 [N, K], each row of sum 1.
         """
         augment_key, mix_key = jax.random.split(key)
         images, _, _ = augment(
@@ -74,9 +75,25 @@ class Classification:
         )
         targets = jax.nn.one_hot(batch["labels"], self.model.num_classes, dtype=jnp.float32)
         images, targets = mix(mix_key, images, targets, self.mixup_alpha, self.cutmix_alpha)
+        return {"images": images, "targets": targets}
+
+    def loss(
+        self, params: PyTree, batch_stats: PyTree, batch: Batch
+    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
+        """The mean loss of an augmented batch.
+
+        Args:
+            params: of the model.
+            batch_stats: BatchNorm's running statistics.
+            batch: what `augment` gives.
+
+        Returns:
+            The float32 loss; beside it the new running statistics and the figures to log.
+        """
+        targets = batch["targets"]
         logits, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
-            images,
+            batch["images"],
             train=True,
             mutable=["batch_stats"],
         )
@@ -140,6 +157,7 @@ def create_classification(
     stem: str,
     reduction: int,
     dtype: jax.typing.DTypeLike,
+    remat: bool = False,
     **settings: Any,
 ) -> Classification:
     """Creates the task with its model; `settings` are the other attributes of `Classification`."""
@@ -150,5 +168,6 @@ def create_classification(
         stem=stem,
         reduction=reduction,
         dtype=dtype,
+        remat=remat,
     )
     return Classification(model=model, **settings)

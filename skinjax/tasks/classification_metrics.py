@@ -211,6 +211,46 @@ def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
     return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
+def figures_with_interval(classes: Sequence[str]) -> list[str]:
+    """The names of the figures that come with an interval, in the order of `weighted_figures`."""
+    melanoma = [f"auroc/{MELANOMA}"] if MELANOMA in classes else []
+    return ["accuracy", "balanced_accuracy", "ece", "auroc", *melanoma]
+
+
+def weighted_figures(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], weights: np.ndarray
+) -> np.ndarray:
+    """The headline figures under many weightings of the same images, as a bootstrap asks for.
+
+    Args:
+      probabilities: float64 [N, K], each row of sum 1.
+      labels: int [N], in 0..K - 1.
+      classes: the K names, in the columns' order.
+      weights: [R, N], 0 or more.
+
+    Returns:
+      float64 [R, F], a column for each of `figures_with_interval`; NaN where undefined.
+    """
+    weights = weights.astype(np.float64)
+    one_hot = np.eye(len(classes))[labels]
+    correct = (probabilities.argmax(1) == labels).astype(np.float64)
+    gaps = calibration_gaps(probabilities, labels)
+    total, counts = weights.sum(1), weights @ one_hot
+    present = counts > 0
+    recalls = (weights @ (one_hot * correct[:, None])) / np.where(present, counts, 1)
+    aurocs = np.stack(
+        [weighted_auroc(probabilities[:, k], labels == k, weights) for k in range(len(classes))]
+    )
+    columns = [
+        weights @ correct / total,
+        recalls.sum(1) / present.sum(1),
+        np.abs(weights @ gaps).sum(1) / total,
+        aurocs.mean(0),
+    ]
+    columns += [aurocs[classes.index(MELANOMA)]] if MELANOMA in classes else []
+    return np.stack(columns, axis=1)
+
+
 def _checked(
     probabilities: np.ndarray,
     labels: np.ndarray,
@@ -319,30 +359,10 @@ def _intervals(
     num_resamples: int,
     seed: int,
 ) -> None:
-    one_hot = np.eye(len(classes))[labels]
-    correct = (probabilities.argmax(1) == labels).astype(np.float64)
-    gaps = calibration_gaps(probabilities, labels)
-    melanoma = [f"auroc/{MELANOMA}"] if MELANOMA in classes else []
-    names = ["accuracy", "balanced_accuracy", "ece", "auroc", *melanoma]
-    blocks = []
-    for drawn in resample_lesions(lesion_ids, num_resamples, seed):
-        weights = drawn.astype(np.float64)
-        total, counts = weights.sum(1), weights @ one_hot
-        present = counts > 0
-        recalls = (weights @ (one_hot * correct[:, None])) / np.where(present, counts, 1)
-        aurocs = np.stack(
-            [weighted_auroc(probabilities[:, k], labels == k, weights) for k in range(len(classes))]
-        )
-        columns = [
-            weights @ correct / total,
-            recalls.sum(1) / present.sum(1),
-            np.abs(weights @ gaps).sum(1) / total,
-            aurocs.mean(0),
-        ]
-        columns += [aurocs[classes.index(MELANOMA)]] if melanoma else []
-        blocks.append(np.stack(columns, axis=1))
+    draws = resample_lesions(lesion_ids, num_resamples, seed)
+    blocks = [weighted_figures(probabilities, labels, classes, drawn) for drawn in draws]
     low, high = interval(np.concatenate(blocks))
-    for i, name in enumerate(names):
+    for i, name in enumerate(figures_with_interval(classes)):
         for end, bound in (("low", low[i]), ("high", high[i])):
             key = f"{name}_{end}"
             values[key] = None if np.isnan(bound) else float(bound)

@@ -1,8 +1,10 @@
-"""Weights learnt elsewhere: from a PyTorch state dict, or from another run of either task."""
+"""Weights learnt elsewhere: a PyTorch state dict, an exported model, or another run's variables."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from flax.traverse_util import unflatten_dict
 
 from skinjax.errors import UserError
 from skinjax.models import pretrained
@@ -13,12 +15,13 @@ from skinjax.tasks.segmentation import Segmentation
 def from_state_dict(
     task: Segmentation | Classification, variables: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Puts a PyTorch ResNet's weights into a classifier's variables.
+    """Puts the weights of a file into a model's variables.
 
     Args:
         task: whose model it is.
         variables: `params` and `batch_stats`; not changed.
-        path: a .safetensors or .pth file.
+        path: a .safetensors or .pth file: a PyTorch ResNet's, or a model of skinjax that was
+            exported, of which each layer that fits is taken.
 
     Returns:
         The new variables, and the paths of the arrays that were loaded and of those left.
@@ -26,12 +29,14 @@ def from_state_dict(
     Raises:
         UserError: where the file is not one, or of another architecture.
     """
+    state_dict = pretrained.load_torch_state_dict(path)
+    if pretrained.is_exported(state_dict):
+        return from_variables(variables, unflatten_dict(state_dict, sep="/"))
     if not isinstance(task, Classification):
         raise UserError(
             f"config.init_from={path}: state dicts are of ResNets, and this task has none; name "
-            "the workdir of another run."
+            "the workdir of another run, or its model exported as .safetensors."
         )
-    state_dict = pretrained.load_torch_state_dict(path)
     new, report = pretrained.import_resnet(variables, state_dict, str(path))
     return new, list(report.loaded), list(report.kept)
 

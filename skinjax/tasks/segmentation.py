@@ -41,27 +41,45 @@ class Segmentation:
         """Creates the model's variables, float32."""
         return self.model.init(key, jnp.zeros((1, *self.image_size, 3), jnp.float32), train=False)
 
+    @property
+    def downsampling(self) -> int:
+        """How many rows of a picture are one row where the model is at its coarsest."""
+        return self.model.downsampling
+
+    def augment(self, batch: Batch, key: jax.Array) -> Batch:
+        """Changes each picture at random, its mask with it, and normalises (`data.augment`).
+
+        Args:
+            batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W, 1] of {0, 1}, boxes int32 [N,
+                4].
+            key: of the changes.
+
+        Returns:
+            images float32 [N, H, W, 3], masks and inside (the pixels that count) float32
+            [N, H, W, 1] of {0, 1}.
+        """
+        images, masks, inside = augment(
+            key, batch["images"], batch["masks"], batch["boxes"], self.augmentation
+        )
+        return {"images": images, "masks": masks, "inside": inside}
+
     def loss(
-        self, params: PyTree, batch_stats: PyTree, batch: Batch, key: jax.Array
+        self, params: PyTree, batch_stats: PyTree, batch: Batch
     ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
         """The mean loss of an augmented batch, pixels outside the picture left out.
 
         Args:
             params: of the model.
             batch_stats: BatchNorm's running statistics.
-            batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W, 1] of {0, 1}, boxes int32 [N,
-                4].
-            key: of the augmentation.
+            batch: what `augment` gives.
 
         Returns:
             The float32 loss; beside it the new running statistics and the figures to log.
         """
-        images, masks, inside = augment(
-            key, batch["images"], batch["masks"], batch["boxes"], self.augmentation
-        )
+        masks, inside = batch["masks"], batch["inside"]
         logits, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
-            images,
+            batch["images"],
             train=True,
             mutable=["batch_stats"],
         )
@@ -112,10 +130,15 @@ def create_segmentation(
     attention: str,
     reduction: int,
     dtype: jax.typing.DTypeLike,
+    remat: bool = False,
     **settings: Any,
 ) -> Segmentation:
     """Creates the task with its model; `settings` are the other attributes of `Segmentation`."""
     model = SEUNet(
-        base_features=base_features, attention=attention, reduction=reduction, dtype=dtype
+        base_features=base_features,
+        attention=attention,
+        reduction=reduction,
+        dtype=dtype,
+        remat=remat,
     )
     return Segmentation(model=model, **settings)

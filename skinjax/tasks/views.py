@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views of a picture whose predictions are averaged."""
+"""Test-time augmentation: the views of a picture, whose predictions are averaged or compared."""
 
 from collections.abc import Callable
 
@@ -19,6 +19,22 @@ def average_views(
     Returns:
         float32, of the prediction's shape.
     """
+    return jnp.mean(predict_views(predict, images, spatial), axis=0)
+
+
+def predict_views(
+    predict: Callable[[jax.Array], jax.Array], images: jax.Array, spatial: bool = False
+) -> jax.Array:
+    """Predicts each of the views that `average_views` averages.
+
+    Args:
+        predict: as there.
+        images: as there.
+        spatial: as there.
+
+    Returns:
+        float32 [V, ...]: the prediction of each view; the first is that of the images as they are.
+    """
     square = images.shape[1] == images.shape[2]
     # Half a turn and a mirror make all four flips.
     views = [(turn, flip) for turn in (range(4) if square else (0, 2)) for flip in (False, True)]
@@ -29,4 +45,4 @@ def average_views(
         if spatial:
             output = jnp.rot90(jnp.flip(output, 2) if flip else output, -turn, axes=(1, 2))
         outputs.append(output)
-    return jnp.mean(jnp.stack(outputs), axis=0)
+    return jnp.stack(outputs)

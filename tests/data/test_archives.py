@@ -53,12 +53,18 @@ def test_a_changed_zip_is_unpacked_anew(tmp_path):
     assert contents(second) == {"a": b"2"}
 
 
-def test_files_keep_the_times_in_the_zip(tmp_path):
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati"])
+def test_files_keep_the_times_in_the_zip_whatever_the_time_zone(tmp_path, monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
     archive = tmp_path / "set.zip"
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr(zipfile.ZipInfo("a", (2001, 2, 3, 4, 5, 6)), b"a")
+        opened.writestr(zipfile.ZipInfo("b", (1980, 0, 0, 0, 0, 0)), b"b")
     folder = archives.unpack(archive, tmp_path / "cache")
-    assert time.localtime((folder / "a").stat().st_mtime)[:6] == (2001, 2, 3, 4, 5, 6)
+    monkeypatch.undo()
+    time.tzset()
+    assert time.gmtime((folder / "a").stat().st_mtime)[:6] == (2001, 2, 3, 4, 5, 6)
 
 
 @pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "..\\out", "C:/out", "a\\b"])

@@ -112,20 +112,47 @@ def test_the_cache_changes_nothing_but_the_number_of_reads():
             np.testing.assert_array_equal(array, cached[name])
 
 
+def test_all_examples_at_once_are_the_examples():
+    examples = create_examples(["a", "b", None, "c", "a"], fit="letterbox", size=(16, 16))
+    stacked, batch = examples.stack(num_threads=3), examples.batch(range(5))
+    assert stacked.keys() == batch.keys()
+    for name, array in batch.items():
+        np.testing.assert_array_equal(stacked[name], array)
+        assert stacked[name].dtype == array.dtype
+
+
+def test_batches_can_be_left_as_indices():
+    examples = create_examples(["a"] * 10)
+    whole = drawn(train_batches(examples, 4, seed=3, start=5, num_threads=2), 4)
+    left = train_batches(examples, 4, seed=3, start=5, num_threads=2, load=np.asarray)
+    for images, indices in zip(whole, left, strict=False):
+        np.testing.assert_array_equal(images, indices)
+
+
 def test_processes_share_each_batch_out():
     examples = create_examples(["a"] * 10)
     whole = drawn(train_batches(examples, 4, seed=0, start=2, num_threads=1), 5)
     shares = [
-        drawn(
-            train_batches(
-                examples, 4, seed=0, start=2, num_threads=1, process_index=i, process_count=2
-            ),
-            5,
-        )
-        for i in range(2)
+        drawn(train_batches(examples, 4, seed=0, start=2, num_threads=1, rows=rows), 5)
+        for rows in ([0, 3], [1, 2])
     ]
-    for batch, left, right in zip(whole, *shares, strict=True):
-        np.testing.assert_array_equal(batch, np.concatenate([left, right]))
+    for batch, outer, inner in zip(whole, *shares, strict=True):
+        np.testing.assert_array_equal(batch, [outer[0], *inner, outer[1]])
+
+
+def test_an_epoch_goes_on_with_another_number_of_processes():
+    num, batch_size, changes_at = 20, 4, 3
+    examples = create_examples(["a"] * num)
+
+    def read(num_processes, start, num_batches):
+        shares = np.split(np.arange(batch_size), num_processes)
+        batches = [train_batches(examples, batch_size, 0, start, 1, rows=r) for r in shares]
+        drawn_by_each = [drawn(iterator, num_batches) for iterator in batches]
+        return np.concatenate([np.concatenate(share) for share in drawn_by_each])
+
+    before = read(2, 0, changes_at)
+    after = read(4, changes_at, num // batch_size - changes_at)
+    assert sorted(np.concatenate([before, after])) == list(range(num))
 
 
 @pytest.mark.parametrize("num", [1, 7, 8, 9])
@@ -133,8 +160,8 @@ def test_processes_share_each_batch_out():
 def test_evaluation_sees_each_example_once_in_batches_of_one_shape(num, process_count):
     examples = create_examples(["a"] * num)
     seen, lengths = [], set()
-    for process_index in range(process_count):
-        batches = list(eval_batches(examples, 8, 2, process_index, process_count))
+    for rows in np.split(np.arange(8), process_count):
+        batches = list(eval_batches(examples, 8, 2, rows))
         lengths.add(len(batches))
         for batch in batches:
             assert batch["images"].shape == (8 // process_count, 12, 16, 3)

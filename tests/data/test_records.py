@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from runs import fill, flip
 
 from skinjax.data import images, records
 from skinjax.data.records import Prepared, prepare
@@ -115,7 +116,7 @@ def test_prepared_once_and_opened_again(tmp_path):
     assert source.num_loads == 6
     second = prepare(source, tmp_path, 100)
     assert source.num_loads == 6
-    opened = Prepared.open(first.directory)
+    opened = Prepared(first.directory)
     for other in (second, opened):
         assert other.directory == first.directory
         assert other.table == first.table
@@ -224,7 +225,7 @@ def test_a_hundredth_of_broken_pictures_is_left_out_with_a_note(tmp_path, caplog
     assert "folder/image_7.jpg" in prepared.notes[1]
     assert prepared.notes[1] in caplog.text
     assert "said before" not in caplog.text
-    assert Prepared.open(prepared.directory).notes == prepared.notes
+    assert Prepared(prepared.directory).notes == prepared.notes
 
 
 def test_a_wholly_broken_copy_stops_early(tmp_path):
@@ -323,7 +324,7 @@ def test_damaged_records_are_named(tmp_path):
     content = bytearray(shard.read_bytes())
     content[content.index(files[7][0]) + 500] ^= 1
     shard.write_bytes(content)
-    damaged = Prepared.open(prepared.directory)
+    damaged = Prepared(prepared.directory)
     assert damaged.read(6) == files[6]
     with pytest.raises(UserError, match=rf"Record 7 of .*{shard.name} \(image image_7\).*delete"):
         damaged.read(7)
@@ -332,7 +333,7 @@ def test_damaged_records_are_named(tmp_path):
         prepare(Memory(files), tmp_path, 100)
     shard.unlink()
     with pytest.raises(UserError, match=f"{shard.name} are damaged or missing: delete the folder"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
 
 
 def test_a_damaged_or_missing_description_is_named(tmp_path):
@@ -342,13 +343,13 @@ def test_a_damaged_or_missing_description_is_named(tmp_path):
     changed["shards"][0]["num_examples"] = 5
     about.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=r"index\.csv does not fit its records"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
     about.write_text("{")
     with pytest.raises(UserError, match="no prepared data set that can be read: delete the folder"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
     about.unlink()
     with pytest.raises(UserError, match="no prepared data set that can be read: delete the folder"):
-        Prepared.open(prepared.directory)
+        Prepared(prepared.directory)
 
 
 def test_two_at_once_end_with_one_whole_set(tmp_path):
@@ -425,7 +426,7 @@ def test_killed_half_way_it_is_never_taken_for_whole(tmp_path):
     output, errors = again.communicate(timeout=120)
     assert output.splitlines()[-1] == "60", errors
     (whole,) = (tmp_path / "prepared").iterdir()
-    assert len(Prepared.open(whole)) == 60
+    assert len(Prepared(whole)) == 60
 
 
 def test_a_disk_that_fills_is_named_and_cleaned(tmp_path):
@@ -438,6 +439,45 @@ def test_a_disk_that_fills_is_named_and_cleaned(tmp_path):
     assert "File too large" in message
     assert "free space" in message
     assert not list((tmp_path / "prepared").iterdir())
+
+
+def test_a_full_disk_is_named_and_there_is_nothing_half_made(small_disk):
+    files = files_of(30)
+    filler = fill(small_disk)
+    with filler.open("r+b") as file:
+        file.truncate(filler.stat().st_size - 2**15)  # room for a few
+    with pytest.raises(UserError, match=rf"Cannot write to {small_disk / 'prepared'}.*free space"):
+        prepare(Memory(files), small_disk, 100)
+    assert not list((small_disk / "prepared").glob("*"))
+    filler.unlink()
+    assert prepare(Memory(files), small_disk, 100).read(29) == files[29]
+
+
+def test_a_flip_anywhere_in_the_records_is_found_or_does_no_harm(tmp_path):
+    # Noise, which no compression changes, so that the pictures are found in the records.
+    files = [
+        (encode(picture(index, 60, 80), "PNG"), encode(mask(index, 60, 80))) for index in range(12)
+    ]
+    prepared = prepare(Memory(files), tmp_path, 100)
+    (shard,) = prepared.directory.glob("*array_record*")
+    content = shard.read_bytes()
+    num_found = 0
+    rng = np.random.default_rng(0)
+    # The ends hold what tells where the records are; between, there is padding as well.
+    ends = [*range(0, 64), *range(len(content) - 512, len(content), 8)]
+    elsewhere = rng.integers(0, len(content), 120).tolist()
+    for place in ends + elsewhere:
+        flip(shard, place)
+        try:
+            damaged = Prepared(prepared.directory)
+            read = [damaged.read(position) for position in range(12)]
+        except UserError as error:
+            assert str(prepared.directory) in str(error)
+            num_found += 1
+        else:
+            assert read == files
+        shard.write_bytes(content)
+    assert num_found > 0
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path):

@@ -1,16 +1,19 @@
 """What a training shows and writes: windows, rates, and lines that a resumed run does again."""
 
 import json
+import struct
 
 import jax
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from skinjax.engine.monitor import Monitor, cut_after, duration
+from skinjax.engine.skipped import SkippedSteps
 from skinjax.errors import UserError
 
 
-def create_monitor(workdir, start_step=0):
+def create_monitor(workdir, start_step=0, note_skipped=None):
     return Monitor(
         workdir,
         start_step=start_step,
@@ -18,11 +21,16 @@ def create_monitor(workdir, start_step=0):
         batch_size=4,
         steps_per_epoch=5.0,
         training_seconds=100.0,
+        note_skipped=note_skipped,
     )
 
 
-def figures(loss):
-    return {"loss": jnp.float32(loss), "learning_rate": jnp.float32(0.1 * loss)}
+def figures(loss, skipped=0):
+    return {
+        "loss": jnp.float32(loss),
+        "learning_rate": jnp.float32(0.1 * loss),
+        "skipped": jnp.int32(skipped),
+    }
 
 
 def read(workdir):
@@ -86,11 +94,56 @@ def test_the_rates_are_those_of_their_windows_though_written_one_behind(tmp_path
     assert [event["images_per_second"] for event in events] == [2.0, 2.0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with create_monitor(tmp_path) as monitor:
-        monitor.add(figures(float("nan")))
-        with pytest.raises(UserError, match="not finite between steps 0 and 1"):
-            monitor.flush(1)
+def test_skipped_steps_are_left_out_of_the_means_and_told(tmp_path, capsys):
+    noted = []
+    with create_monitor(tmp_path, note_skipped=lambda *told: noted.append(told)) as monitor:
+        for loss, skipped in [(1.0, 0), (float("nan"), 1), (float("inf"), 2), (3.0, 0)]:
+            monitor.add(jax.block_until_ready(figures(loss, skipped)))
+        monitor.log_window(4)
+        monitor.add(figures(float("nan"), 1))
+        monitor.flush(5)
+    first, second = read(tmp_path)
+    assert (first["train/loss"], first["train/skipped_steps"]) == (2.0, 2)
+    assert "train/loss" not in second and second["train/skipped_steps"] == 1
+    assert "train/skipped" not in first
+    assert noted == [([2, 3], [1, 2]), ([5], [1])]
+    told = capsys.readouterr().out
+    assert "2 of the steps 1 to 4 skipped" in told and "loss not finite" in told
+
+
+def test_skipped_steps_are_written_with_their_images_and_end_the_run_above_the_limit(tmp_path):
+    path = tmp_path / "skipped_steps.jsonl"
+    path.write_text('{"step": 3, "image_ids": []}\n{"step": 8, "image_ids": []}\n')
+    skipped = SkippedSteps(tmp_path, 7, limit=2, image_ids=lambda step: [f"a{step}", f"b{step}"])
+    skipped.note([9, 12, 13], [1, 1, 2])
+    with pytest.raises(UserError, match=r"Step 14: .* 3 times in a row.*max_skipped_steps"):
+        skipped.note([14, 15], [3, 4])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 9, 12, 13, 14, 15]
+    assert lines[1]["image_ids"] == ["a9", "b9"]
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    for start_step, steps in [(0, (1, 2, 3)), (2, (3, 4))]:
+        (tmp_path / str(start_step)).mkdir()
+        with create_monitor(tmp_path / str(start_step), start_step) as monitor:
+            for step in steps:
+                monitor.write(step, "val", {"val/jaccard": 0.25 * step})
+    (file,) = (tmp_path / "2" / "tensorboard").iterdir()
+    events = [Event.FromString(record) for record in records(file)]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (3, SessionLog.START)
+    shown = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
+    assert shown == [(3, "val/jaccard", 0.75), (4, "val/jaccard", 1.0)]
+
+
+def records(path):
+    """The records of a TFRecord file: length, its checksum, data, its checksum."""
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield content[12 : 12 + length]
+        content = content[16 + length :]
 
 
 def test_a_resumed_run_writes_its_steps_once(tmp_path):

@@ -31,6 +31,8 @@ def test_the_defaults_pass_and_come_back_from_json(make, tmp_path):
         (segmentation_config, "image_size", (64,)),
         (segmentation_config, "batch_size", 0),
         (segmentation_config, "num_epochs", -1.0),
+        (segmentation_config, "mesh.space", 0),
+        (segmentation_config, "mesh.data", -2),
         (segmentation_config, "model.attention", "cbam"),
         (segmentation_config, "data.split", "patient"),
         (segmentation_config, "data.sampling", 2.0),
@@ -66,7 +68,23 @@ def test_an_unknown_key_is_met_with_the_nearest(key, nearest):
     assert f"--config.{nearest}?" in str(unknown_key(segmentation_config(), key))
 
 
+def test_a_field_that_an_earlier_version_lacked_has_its_default(tmp_path):
+    config = classification_config()
+    config.batch_size = 5
+    old = config.copy_and_resolve_references()
+    del old.remat
+    del old.data.cache
+    write_config(tmp_path / "config.json", old)
+    assert flatten(read_config(tmp_path)) == flatten(config)
+    check_resume(tmp_path, config)
+    config.remat = True  # for less memory, in the middle of a run
+    check_resume(tmp_path, config)
+
+
 def test_a_damaged_configuration_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"task": ')
     with pytest.raises(UserError, match=r"config\.json is damaged"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"task": "detection"}')
+    with pytest.raises(UserError, match=r"config\.task='detection'"):
         read_config(tmp_path)

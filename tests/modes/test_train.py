@@ -4,50 +4,20 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
+from processes import as_file, finish, start
+from runs import TWO, assert_same_end, call_at, events, restore, tiny_config
 
-from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
-from skinjax.engine.monitor import Monitor
 from skinjax.errors import Interrupted, UserError
-from skinjax.modes import build, datasets
-from skinjax.modes.config import segmentation_config
+from skinjax.modes import datasets
 from skinjax.modes.evaluate import evaluate
-from skinjax.modes.train import _Run, train
+from skinjax.modes.train import train
 from skinjax.modes.workdir import locked, read_config, write_config
 from skinjax.tasks.segmentation import Segmentation
-
-# As on a machine of two cores, whose devices they are.
-TWO = jax.devices()[:2]
-
-
-def tiny_config(cache_dir):
-    """A phantom so small that a step takes milliseconds: 13 steps or so, evaluated every 4."""
-    config = segmentation_config()
-    config.image_size = (32, 48)
-    config.batch_size = 8
-    config.model.base_features = 4
-    config.model.reduction = 4
-    config.data.dataset = "phantom"
-    config.data.num_images = 64
-    config.data.size = 48
-    config.data.cache_dir = str(cache_dir)
-    config.data.num_threads = 2
-    config.num_epochs = 2.0
-    config.eval_every_epochs = 0.6
-    config.save_every_steps = 3
-    config.log_every_steps = 2
-    config.ema_decay = 0.9
-    config.schedule.name = "plateau"
-    config.schedule.patience = 1
-    config.schedule.warmup_epochs = 0.5
-    return config
 
 
 @pytest.fixture
@@ -69,45 +39,6 @@ def whole_run(cache_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     train(tiny_config(cache_dir), workdir, TWO)
     return workdir
-
-
-def restore(workdir, step=None):
-    """The whole state of a checkpoint, and its progress."""
-    config = read_config(workdir)
-    prepared = datasets.prepare_data(config)
-    positions = datasets.read_split(workdir / "splits.csv", prepared, "train")
-    create = build.create_training(config, prepared, positions).create_state
-    sharding = parallel.replicated_sharding(parallel.create_mesh(TWO))
-    directory = workdir / "checkpoints"
-    with Checkpoints(directory, 2, config.best_metric, read_only=True) as checkpoints:
-        return checkpoints.restore(
-            step or checkpoints.latest_step(), parallel.abstract(create, sharding)
-        )
-
-
-def assert_same_end(workdir, other):
-    (state, progress), (other_state, other_progress) = restore(workdir), restore(other)
-    assert progress["examples_seen"] == other_progress["examples_seen"]
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    for (path, leaf), other_leaf in zip(leaves, jax.tree.leaves(other_state), strict=True):
-        np.testing.assert_array_equal(leaf, other_leaf, err_msg=jax.tree_util.keystr(path))
-
-
-def events(workdir, split):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["split"] == split]
-
-
-def call_at(monkeypatch, step, action):
-    """Does something in the middle of a training, between a step and its save."""
-    add, count = Monitor.add, iter(range(1, 10_000))
-
-    def add_and_act(self, figures):
-        add(self, figures)
-        if next(count) == step:
-            action()
-
-    monkeypatch.setattr(Monitor, "add", add_and_act)
 
 
 def test_a_run_leaves_its_contract(whole_run):
@@ -179,6 +110,36 @@ def test_a_signal_saves_and_changes_nothing(
     assert_same_end(workdir, whole_run)
 
 
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_where_images_are_kept_changes_nothing(
+    config, whole_run, tmp_path, monkeypatch, capsys, cache
+):
+    workdir = tmp_path / "run"
+    config.data.cache = cache
+    with monkeypatch.context() as patch:
+        call_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, workdir, TWO)
+    assert f"kept {'on each device' if cache == 'device' else 'nowhere'}" in capsys.readouterr().out
+    config.data.cache = "device"
+    train(config, workdir, TWO)
+    assert_same_end(workdir, whole_run)
+
+
+def test_images_are_kept_where_they_fit(config, monkeypatch):
+    config.data.cache = "auto"
+    size = 32 * 48 * 4  # bytes of an image and its mask
+    assert datasets.choose_cache(config, 10, True, 40 * size) == "device"
+    assert datasets.choose_cache(config, 11, True, 40 * size) == "host"
+    assert datasets.choose_cache(config, 13, False, 40 * size) == "device"
+    assert datasets.choose_cache(config, 10, True, None) == "host"
+    memory = {"SC_PHYS_PAGES": 20 * size, "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr(os, "sysconf", memory.get)
+    assert datasets.choose_cache(config, 11, True, 40 * size) == "none"
+    config.data.cache = "device"
+    assert datasets.choose_cache(config, 10**9, True, None) == "device"
+
+
 def test_a_complete_run_stays_as_it_is(config, whole_run, capsys):
     before = (whole_run / "metrics.jsonl").read_bytes()
     assert train(config, whole_run, TWO) == {}
@@ -221,6 +182,28 @@ def test_any_number_of_devices_gives_the_same_losses(config, whole_run, tmp_path
     np.testing.assert_allclose(many[0]["train/loss"], two[0]["train/loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_and_one_of_them_writes(config, whole_run, tmp_path):
+    """On a mesh that divides parameters and rows, both across the processes."""
+    workdir = tmp_path / "run"
+    config.mesh.update(fsdp=2, space=2)
+    config.num_epochs = 0.6
+    config.log_every_steps = 1
+    file = as_file(config, tmp_path)
+    processes = start(2, 2, f"--config={file}", f"--workdir={workdir}")
+    (spoken, _), (silence, _) = finish(processes)
+    assert "4 x cpu (fsdp=2, space=2), 2 processes" in spoken and "Trained 4 steps" in spoken
+    assert silence == ""
+    found = {e["step"]: e["train/loss"] for e in events(workdir, "train")}
+    wanted = {e["step"]: e["train/loss"] for e in events(whole_run, "train")}
+    assert (found[1] + found[2]) / 2 == pytest.approx(wanted[2], rel=1e-4)
+    assert found[3] == pytest.approx(wanted[3], rel=5e-3)
+    scores = [events(run, "val")[0]["val/accuracy"] for run in (workdir, whole_run)]
+    assert scores[0] == pytest.approx(scores[1], abs=5e-3)
+    assert {path.name for path in workdir.iterdir()} == {path.name for path in whole_run.iterdir()}
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
 def test_accumulation_sees_the_same_examples_and_learns_alike(config, tmp_path):
     config.schedule.name = "constant"
     config.num_epochs = 0.6
@@ -239,19 +222,6 @@ def test_a_batch_that_devices_do_not_divide_is_refused_with_the_nearest(config, 
     config.batch_size = 9
     with pytest.raises(UserError, match="8 or 12"):
         train(config, tmp_path / "run", jax.devices()[:4])
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(config, tmp_path, monkeypatch):
-    create = _Run.create_or_restore
-
-    def create_broken(self, checkpoints):
-        state, progress = create(self, checkpoints)
-        return state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params)), progress
-
-    monkeypatch.setattr(_Run, "create_or_restore", create_broken)
-    with pytest.raises(UserError, match=r"not finite between steps 0 and 2.*learning_rate"):
-        train(config, tmp_path / "run", TWO)
-    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
 def test_an_unknown_metric_is_refused_before_the_first_step(config, tmp_path):
@@ -329,38 +299,3 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(whole_run
         evaluate(whole_run, checkpoint="7777")
     with pytest.raises(UserError, match="holds no run"):
         evaluate(tmp_path)
-
-
-@pytest.mark.slow
-def test_sigkill_at_any_moment_changes_nothing(config, whole_run, tmp_path):
-    """Real processes, killed while they train, save and evaluate, until one gets through."""
-    write_config(tmp_path / "config.json", config)
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\n"
-        "import jax\n"
-        "from skinjax.modes.train import train\nfrom skinjax.modes.workdir import read_config\n"
-        "train(read_config(Path(sys.argv[1])), Path(sys.argv[2]), jax.devices()[:2])\n"
-    )
-    workdir = tmp_path / "run"
-    generator = np.random.default_rng(0)
-    kills = 0
-    for _ in range(30):
-        command = [sys.executable, str(script), str(tmp_path), str(workdir)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        # From the moment that it says it is compiled, so that kills fall into the training.
-        for line in process.stdout:
-            if line.startswith("compiled"):
-                break
-        time.sleep(generator.uniform(0.05, 1.5))
-        killed = process.poll() is None
-        process.kill()
-        process.communicate()
-        kills += killed
-        if not killed:
-            assert process.returncode == 0
-            break
-    assert kills >= 2
-    if process.returncode != 0:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert_same_end(workdir, whole_run)

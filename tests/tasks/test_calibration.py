@@ -8,7 +8,9 @@ from sklearn import metrics
 
 from skinjax.tasks.calibration import (
     apply_temperature,
+    area_under_risk,
     calibration_figures,
+    coverage_risk,
     expected_calibration_error,
     fit_temperature,
 )
@@ -76,3 +78,25 @@ def test_brier_and_log_loss_take_float32_rows():
     assert found["brier"] == pytest.approx(brier, abs=1e-6)
     loss = metrics.log_loss(labels, probabilities, labels=range(7))
     assert found["log_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_coverage_and_risk_of_five_answers():
+    """The two most confident are right; the third and fourth share a confidence, one is wrong."""
+    confidence = np.array([0.6, 0.9, 0.8, 0.6, 0.4])
+    correct = np.array([True, True, True, False, False])
+    coverage, risk = coverage_risk(confidence, correct)
+    np.testing.assert_allclose(coverage, [0.2, 0.4, 0.8, 1])
+    np.testing.assert_allclose(risk, [0, 0, 1 / 4, 2 / 5])
+    assert area_under_risk(coverage, risk) == pytest.approx(0.4 / 4 + 0.2 * 2 / 5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_full_coverage_has_the_error_rate(seed, num):
+    generator = np.random.default_rng(seed)
+    confidence, correct = np.round(generator.random(num), 1), generator.random(num) < 0.5
+    coverage, risk = coverage_risk(confidence, correct)
+    assert coverage[-1] == 1 and np.all(np.diff(coverage) > 0)
+    assert risk[-1] == pytest.approx(1 - correct.mean())
+    for share, wrong in zip(coverage, risk, strict=True):
+        lowest = np.sort(confidence)[::-1][round(share * num) - 1]
+        assert wrong == pytest.approx(np.mean(~correct[confidence >= lowest]))

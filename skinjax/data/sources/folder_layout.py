@@ -16,7 +16,7 @@ PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "t
 
 _MAX_NESTED_ZIPS = 3
 
-_PICTURE = re.compile(r".+\.(?:jpe?g|png|bmp|tiff?|gif|webp|ppm|jp2)", re.IGNORECASE)
+PICTURE = re.compile(r".+\.(?:jpe?g|png|bmp|tiff?|gif|webp|ppm|jp2)", re.IGNORECASE)
 _TABLE = re.compile(r".+\.(?:csv|tsv|tab|txt)", re.IGNORECASE)
 
 # What comes before belongs to the name: train_masks go with train_images. Of the short ones a word
@@ -314,7 +314,7 @@ def require_train(parts: Iterable[str | None], what: str) -> None:
 def _classify(path: str) -> tuple[str, str]:
     """What a file is; its path is its key."""
     name = path.split("/")[-1]
-    if _PICTURE.fullmatch(name):
+    if PICTURE.fullmatch(name):
         return "picture", path
     if _TABLE.fullmatch(name):
         return "table", path

@@ -1,0 +1,135 @@
+"""Explanations of single pictures: what a prediction rests on, drawn over the picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from skinjax.data.images import decode_image, fit_image, shrink, unfit
+from skinjax.errors import UserError
+from skinjax.modes.saved_model import SavedModel, load_model, read_calibration
+from skinjax.modes.workdir import make_folder
+from skinjax.progress import progress
+from skinjax.report import explanations as drawing
+from skinjax.tasks.calibration import apply_temperature
+from skinjax.tasks.explain import blocks, explain_batch
+
+FOLDER = "explanations"
+_BATCH_SIZE = 8
+_SHORTER_SIDE = 512  # of a picture as it is drawn, in pixels
+
+
+def explain(
+    workdir: Path, inputs: Sequence[str], output: Path, checkpoint: str = "best"
+) -> list[Path]:
+    """Explains pictures and writes output/explanations/STEM.png for each.
+
+    Args:
+        workdir: the run's folder.
+        inputs: picture files.
+        output: the folder to write to.
+        checkpoint: 'best' by the run's metric on val, 'last', or a step.
+
+    Returns:
+        The files that were written, in the order of the inputs.
+
+    Raises:
+        UserError: where the run or a picture is not there or cannot be read, or two pictures would
+            be written to one file.
+    """
+    paths = [Path(path) for path in inputs]
+    _check(paths)
+    model = load_model(workdir, checkpoint)
+    calibration = read_calibration(workdir, model.step, tta=False)
+    temperature = calibration["temperature"] if calibration else 1.0
+    height, width = model.config.image_size
+    size = (height, width)
+    folder = output / FOLDER
+    make_folder("output", folder)
+    explain_fitted = jax.jit(lambda variables, images: explain_batch(model.task, variables, images))
+    written = []
+    with progress("explaining", len(paths)) as update:
+        for start in range(0, len(paths), _BATCH_SIZE):
+            batch = paths[start : start + _BATCH_SIZE]
+            pictures = [_read(path, model.config.data.max_pixels) for path in batch]
+            fitted = [fit_image(picture, size, model.config.fit) for picture in pictures]
+            images = np.zeros((_BATCH_SIZE, *size, 3), np.uint8)  # one shape, compiled once
+            images[: len(batch)] = [image for image, _ in fitted]
+            explained = jax.device_get(explain_fitted(model.variables, images))
+            for index, (path, picture) in enumerate(zip(batch, pictures, strict=True)):
+                one = {name: values[index] for name, values in explained.items()}
+                file = folder / f"{path.stem}.png"
+                draw(file, model, temperature, picture, fitted[index][1], one, path.name)
+                written.append(file)
+                update(1)
+    print(f"{len(written)} explained by step {model.step:,}: {folder}/")
+    return written
+
+
+def draw(
+    file: Path,
+    model: SavedModel,
+    temperature: float,
+    picture: np.ndarray,
+    box: np.ndarray,
+    explained: dict[str, np.ndarray],
+    title: str,
+) -> None:
+    """Draws the sheet of one picture.
+
+    Args:
+        file: the PNG to write.
+        model: that was asked.
+        temperature: of a classification.
+        picture: uint8 [h, w, 3].
+        box: int32 [4], where it lies in the frame of the model's input.
+        explained: what `explain_batch` gave for it, without the batch's axis.
+        title: of the sheet.
+    """
+    picture = shrink(picture, _SHORTER_SIDE)
+
+    def own_size(name: str) -> np.ndarray:
+        return unfit(explained[name], box, picture.shape[:2])
+
+    names = blocks(model.task.model)
+    channel_gates = [
+        (name.replace("_", " ").replace(" block ", "."), explained[f"channel/{name}"])
+        for name in names
+        if f"channel/{name}" in explained
+    ]
+    if model.config.task == "segmentation":
+        drawing.outline_sheet(
+            file, picture, title, own_size("probabilities"), own_size("spread"), channel_gates
+        )
+        return
+    spatial = sorted(name for name in explained if name.startswith("spatial/"))
+    drawing.class_sheet(
+        file,
+        picture,
+        title,
+        model.classes,
+        apply_temperature(explained["log_probabilities"][None], temperature)[0],
+        own_size("grad_cam"),
+        [(name.removeprefix("spatial/").replace("_", " "), own_size(name)) for name in spatial],
+        channel_gates,
+    )
+
+
+def _check(paths: Sequence[Path]) -> None:
+    if not paths:
+        raise UserError("--input is missing: name one picture or more.")
+    first: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"--input={path} is no file: name a picture.")
+        if path.stem in first:
+            raise UserError(
+                f"--input={path} and {first[path.stem]} would both be written to "
+                f"{FOLDER}/{path.stem}.png: explain them in two calls."
+            )
+        first[path.stem] = path
+
+
+def _read(path: Path, max_pixels: int) -> np.ndarray:
+    return decode_image(path.read_bytes(), str(path), max_pixels=max_pixels)

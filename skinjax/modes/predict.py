@@ -1,0 +1,320 @@
+"""Prediction: pictures in; masks or diagnoses, a table, and what else is asked for, out."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from skinjax import __version__
+from skinjax.data.images import BrokenPicture
+from skinjax.data.pictures import find_pictures
+from skinjax.data.sources.files import File
+from skinjax.data.threads import map_in_order
+from skinjax.errors import UserError
+from skinjax.modes.config import segmentation_config
+from skinjax.modes.journal import Entry, Journal
+from skinjax.modes.predictor import ModelOutput, Predictor
+from skinjax.modes.workdir import write_bytes
+from skinjax.process import num_cores
+from skinjax.progress import progress
+from skinjax.tasks.predictions import ClassificationPrediction, SegmentationPrediction
+
+TABLE = "predictions.csv"
+# Sub-folders of the output, which are never read as input.
+MASKS, OVERLAYS, PROBABILITIES, ISIC = "masks", "overlays", "probabilities", "isic"
+# The columns of the ISIC challenge's Task 3, and the class of each.
+ISIC_CLASSES = ("mel", "nv", "bcc", "akiec", "bkl", "df", "vasc")
+
+_MASK_COLUMNS = ("width", "height", "lesion_fraction", "num_regions", "mean_confidence")
+_CLASS_COLUMNS = ("predicted", "confidence", "entropy")
+_MAX_TOLD = 5  # broken pictures that the last lines name
+# zlib's quickest: a mask of 600x450 is 4 kB in 2.0 ms; at Pillow's default it is 2.5 kB in 2.6 ms.
+_PNG_LEVEL = 1
+
+
+def predict(
+    workdirs: Sequence[Path],
+    inputs: Sequence[str],
+    output: Path,
+    checkpoint: str = "best",
+    tta: bool = False,
+    overlay: bool = False,
+    probabilities: bool = False,
+    isic: bool = False,
+    min_region: float = 0.0,
+) -> bool:
+    """Predicts pictures with the averaged models of some runs and writes what they say.
+
+    The output folder gets predictions.csv, a row a picture; of segmentation also masks/NAME.png,
+    grey, 0 and 255, of the picture's own size (upright, as viewers show it). Pictures that are
+    there already, unchanged, are not predicted again.
+
+    Args:
+        workdirs: the runs' folders, at least one.
+        inputs: files, folders, zips and patterns (`find_pictures`).
+        output: the folder to write to.
+        checkpoint: 'best' by the run's metric on val, 'last', or a step, of each run.
+        tta: whether predictions are averaged over flips (and turns of a square input).
+        overlay: whether overlays/NAME.jpg are written, pictures with the lesion's outline.
+        probabilities: whether probabilities/NAME.png are written: grey, 255 times the probability
+            of lesion; at least 128 is the mask, before anything was taken out of it.
+        isic: whether the form is written, too, in which the ISIC challenge wants them: of
+            segmentation isic/NAME_segmentation.png, of classification isic/response.csv.
+        min_region: of segmentation: the share of a picture that an island or a hole must have to
+            stay; 0 leaves masks as they are.
+
+    Returns:
+        Whether all pictures could be read.
+
+    Raises:
+        UserError: where there is nothing to predict, two pictures would be written to one place, or
+            the output holds something else or predictions made otherwise.
+    """
+    if not inputs:
+        raise UserError("--input is missing: name pictures, folders or zips of them, or globs.")
+    cache_dir = Path(os.path.expanduser(segmentation_config().data.cache_dir))
+    ours = [output / name for name in (MASKS, OVERLAYS, PROBABILITIES, ISIC)]
+    pictures = find_pictures(inputs, cache_dir, left_out=ours)
+    predictor = Predictor(workdirs, checkpoint, tta, min_region)
+    if predictor.task == "segmentation":
+        writer: MaskWriter | ClassWriter = MaskWriter(
+            predictor, output, overlay, probabilities, isic
+        )
+    elif overlay or probabilities or min_region:
+        raise UserError(
+            f"{workdirs[0]} tells diagnoses apart and outlines nothing: leave out --overlay, "
+            "--probabilities and --min_region."
+        )
+    else:
+        writer = ClassWriter(predictor, output, isic)
+    return predict_pictures(predictor, pictures, output, writer)
+
+
+def predict_pictures(
+    predictor: Predictor,
+    pictures: Sequence[File],
+    output: Path,
+    writer: "MaskWriter | ClassWriter",
+) -> bool:
+    """Predicts the pictures that are not done yet, and writes the table of all.
+
+    Args:
+        predictor: the models.
+        pictures: to be predicted.
+        output: the folder to write to.
+        writer: writes what is said of each.
+
+    Returns:
+        Whether all pictures could be read.
+
+    Raises:
+        UserError: as `predict`.
+    """
+    _refuse_same_output(pictures, writer)
+    about = {
+        "skinjax": __version__,
+        "workdirs": [str(workdir.absolute()) for workdir in predictor.workdirs],
+    }
+    with Journal(output, predictor.settings, about) as journal:
+        todo = [file for file in pictures if not _is_done(file, journal, writer)]
+        if len(todo) < len(pictures):
+            print(f"{len(pictures) - len(todo):,} of {len(pictures):,} are done already, skipped.")
+        with (
+            ThreadPoolExecutor(num_cores()) as pool,
+            progress("predicting", len(todo)) as update,
+        ):
+            outputs = predictor.stream(todo, lambda file: predictor.read_file(file.path))
+            written = map_in_order(
+                pool, lambda one: _write(writer, *one), outputs, predictor.batch_size
+            )
+            for (file, _), row in written:
+                journal.add(Entry(file.relative, file.num_bytes, file.mtime_ns, row))
+                update(1)
+        # What was predicted into the folder from elsewhere stays; what could not be read and is
+        # no longer asked for is gone.
+        asked = [journal.entries[file.relative] for file in pictures]
+        others = journal.entries.keys() - {entry.name for entry in asked}
+        kept = [entry for name in others if (entry := journal.entries[name]).row[0] == "ok"]
+        rows = [[entry.name, *entry.row] for entry in (*asked, *kept)]
+        write_bytes(output / TABLE, _csv([["file", "status", *writer.columns], *sorted(rows)]))
+        writer.close(asked)
+        broken = [entry for entry in asked if entry.row[0] != "ok"]
+    print(f"{len(pictures):,} pictures, {len(broken):,} of them not readable: {output / TABLE}")
+    for entry in broken[:_MAX_TOLD]:
+        print(f"  {entry.name}: {entry.row[0]}")
+    if len(broken) > _MAX_TOLD:
+        print(f"  and {len(broken) - _MAX_TOLD:,} more")
+    return not broken
+
+
+class MaskWriter:
+    """Writes outlines: masks, and what else is asked for.
+
+    Args:
+        predictor: the models.
+        output: the folder to write to.
+        overlay: see `predict`, as the others.
+        probabilities: likewise.
+        isic: likewise.
+    """
+
+    columns = _MASK_COLUMNS
+
+    def __init__(
+        self, predictor: Predictor, output: Path, overlay: bool, probabilities: bool, isic: bool
+    ):
+        self._predictor, self._output = predictor, output
+        self._overlay, self._probabilities, self._isic = overlay, probabilities, isic
+
+    def paths(self, file: File) -> dict[str, Path]:
+        """The files that a picture's prediction is written to, by their sub-folder."""
+        name = PurePosixPath(file.relative)
+        paths = {MASKS: self._output / MASKS / name.with_suffix(".png")}
+        if self._overlay:
+            paths[OVERLAYS] = self._output / OVERLAYS / name.with_suffix(".jpg")
+        if self._probabilities:
+            paths[PROBABILITIES] = self._output / PROBABILITIES / name.with_suffix(".png")
+        if self._isic:
+            paths[ISIC] = self._output / ISIC / f"{name.stem}_segmentation.png"
+        return paths
+
+    def key(self, file: File) -> str:
+        """What two pictures may not share: the place where one is written."""
+        name = PurePosixPath(file.relative)
+        return name.stem if self._isic else str(name.with_suffix(".png"))
+
+    def write(self, file: File, output: ModelOutput) -> list[str]:
+        """Writes a picture's files and gives its columns."""
+        prediction = self._predictor.finish(output)
+        assert isinstance(prediction, SegmentationPrediction)
+        mask = _encode_png(prediction.mask * np.uint8(255))
+        for kind, path in self.paths(file).items():
+            data = mask  # which is the challenge's form as well
+            if kind == OVERLAYS:
+                data = self._draw(file, prediction.mask)
+            elif kind == PROBABILITIES:
+                levels = np.floor(prediction.probabilities * 255 + np.float32(0.5))
+                data = _encode_png(levels.astype(np.uint8))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, data)
+        height, width = prediction.mask.shape
+        return [
+            str(width),
+            str(height),
+            f"{prediction.lesion_fraction:.6f}",
+            str(prediction.num_regions),
+            f"{prediction.mean_confidence:.6f}",
+        ]
+
+    def _draw(self, file: File, mask: np.ndarray) -> bytes:
+        # Read once more rather than kept since: a batch of large pictures is a gigabyte.
+        from skinjax.report.overlay import draw_outline  # matplotlib's colours
+
+        buffer = io.BytesIO()
+        drawn = draw_outline(self._predictor.read_file(file.path), mask)
+        Image.fromarray(drawn).save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
+
+    def close(self, asked: Sequence[Entry]) -> None:
+        """Nothing is left to be written at the end."""
+
+
+class ClassWriter:
+    """Writes diagnoses: the columns of the table, and the challenge's table where asked for.
+
+    Args:
+        predictor: the models.
+        output: the folder to write to.
+        isic: see `predict`.
+
+    Raises:
+        UserError: where the challenge's form is asked for and the classes are not the challenge's.
+    """
+
+    def __init__(self, predictor: Predictor, output: Path, isic: bool):
+        self._predictor, self._output, self._isic = predictor, output, isic
+        self.columns = (*_CLASS_COLUMNS, *predictor.classes)
+        if isic and set(predictor.classes) != set(ISIC_CLASSES):
+            raise UserError(
+                f"--isic: the challenge's Task 3 has the classes {', '.join(ISIC_CLASSES)}, and "
+                f"{predictor.workdirs[0]} tells {', '.join(predictor.classes)} apart. Leave it out."
+            )
+
+    def paths(self, file: File) -> dict[str, Path]:
+        """No files are written for a single picture."""
+        return {}
+
+    def key(self, file: File) -> str:
+        """What two pictures may not share: the name in a table."""
+        return PurePosixPath(file.relative).stem if self._isic else file.relative
+
+    def write(self, file: File, output: ModelOutput) -> list[str]:
+        """A picture's columns."""
+        prediction = self._predictor.finish(output)
+        assert isinstance(prediction, ClassificationPrediction)
+        figures = (prediction.confidence, prediction.entropy, *prediction.probabilities)
+        return [prediction.predicted, *(f"{figure:.8f}" for figure in figures)]
+
+    def close(self, asked: Sequence[Entry]) -> None:
+        """Writes the challenge's table, of the pictures that were asked for and could be read."""
+        if not self._isic:
+            return
+        # After the status and the three columns before the classes.
+        places = [1 + self.columns.index(name) for name in ISIC_CLASSES]
+        rows = [["image", *(name.upper() for name in ISIC_CLASSES)]]
+        for entry in asked:
+            if entry.row[0] == "ok":
+                stem = PurePosixPath(entry.name).stem
+                rows.append([stem, *(entry.row[place] for place in places)])
+        (self._output / ISIC).mkdir(exist_ok=True)
+        write_bytes(self._output / ISIC / "response.csv", _csv(rows))
+
+
+def _write(
+    writer: MaskWriter | ClassWriter, file: File, output: ModelOutput | OSError | BrokenPicture
+) -> list[str]:
+    """Writes what is said of one picture and gives its row, or the reason why there is nothing."""
+    if isinstance(output, BrokenPicture):
+        return [output.kind, *[""] * len(writer.columns)]
+    if isinstance(output, OSError):
+        return [f"cannot be read: {output.strerror or output}", *[""] * len(writer.columns)]
+    return ["ok", *writer.write(file, output)]
+
+
+def _is_done(file: File, journal: Journal, writer: MaskWriter | ClassWriter) -> bool:
+    """Whether a picture was predicted, has not changed since, and all its files are there."""
+    entry = journal.entries.get(file.relative)
+    if entry is None or not entry.is_of(file):
+        return False
+    return all(path.exists() for path in writer.paths(file).values())
+
+
+def _refuse_same_output(pictures: Sequence[File], writer: MaskWriter | ClassWriter) -> None:
+    """Refuses pictures of which one would overwrite another's output."""
+    seen: dict[str, File] = {}
+    for file in pictures:
+        other = seen.setdefault(writer.key(file), file)
+        if other is not file:
+            raise UserError(
+                f"{other.path} and {file.path} would be written to one place, {writer.key(file)}: "
+                "rename one, or give each an --output of its own."
+            )
+
+
+def _encode_png(array: np.ndarray) -> bytes:
+    """A grey PNG of an array uint8 [H, W]."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=_PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    # A file's name need not be text; its bytes come back as they were.
+    return buffer.getvalue().encode("utf-8", "surrogateescape")

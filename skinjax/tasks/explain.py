@@ -1,0 +1,222 @@
+"""Why a prediction is what it is: Grad-CAM, the model's own gates, and where views disagree.
+
+Nothing of the models is changed for it: gates are read off where flax captures what modules return,
+and Grad-CAM differentiates by a change that is added to a block's output on its way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from skinjax.data.augment import normalise
+from skinjax.models.cbam_resnet import STAGES, CBAMResNet
+from skinjax.models.seunet import NUM_LEVELS, SEUNet
+from skinjax.tasks.classification import Classification
+from skinjax.tasks.segmentation import Segmentation
+from skinjax.tasks.views import predict_views
+
+PyTree = Any
+# What a captured call returned, by the path of its module; one entry a call.
+Captured = dict[tuple[str, ...], tuple[jax.Array, ...]]
+
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # the axes that are turned round
+
+
+def explain_batch(
+    task: Segmentation | Classification,
+    variables: PyTree,
+    images: jax.Array,
+    targets: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Predicts a batch and tells what the prediction rests on; to be jitted, with the task bound.
+
+    Maps have the frame of the model's input, so that `skinjax.data.images.unfit` brings them to a
+    picture's own size.
+
+    Args:
+        task: the model's.
+        variables: of the model.
+        images: uint8 [N, H, W, 3].
+        targets: of a classification, int [N]: the classes to be explained; unless told, those that
+            are predicted.
+
+    Returns:
+        float32 arrays by name. Of a classification:
+
+        - 'log_probabilities' [N, K], before any temperature;
+        - 'grad_cam' [N, H, W]: the mean of `grad_cam` over the picture's four flips, since the last
+          block's features are few and lie nearer to the upper left; divided by its maximum and so
+          in [0, 1];
+        - 'spatial/stage_1' to 'spatial/stage_4' [N, H, W], where the model has CBAM: the spatial
+          gate, in (0, 1), of the stage's last block;
+        - 'channel/BLOCK' [N, C] for each of `blocks`, where the model has CBAM or
+          squeeze-and-excitation: its channel gate, in (0, 1).
+
+        Of a segmentation:
+
+        - 'probabilities' [N, H, W] of lesion, in [0, 1], of the picture as it is;
+        - 'spread' [N, H, W]: the standard deviation of the probability over the picture's flips
+          (and a square's turns), in [0, 0.5]: where the model does not agree with itself;
+        - 'channel/BLOCK' [N, C], as above.
+    """
+    normalised = normalise(images)
+    if isinstance(task, Classification):
+        return _explain_classes(task.model, variables, normalised, targets)
+    return _explain_outlines(task.model, variables, normalised)
+
+
+def blocks(model: SEUNet | CBAMResNet) -> list[str]:
+    """The names of the model's blocks, in the order in which a picture passes them."""
+    if isinstance(model, SEUNet):
+        levels = range(NUM_LEVELS)
+        down, up = ([f"{part}_{level}" for level in levels] for part in ("encoder", "decoder"))
+        return [*down, "bottleneck", *reversed(up)]
+    return [
+        f"stage_{stage}_block_{block}"
+        for stage, num_blocks in enumerate(STAGES[model.depth], 1)
+        for block in range(num_blocks)
+    ]
+
+
+def grad_cam(
+    model: CBAMResNet,
+    variables: PyTree,
+    images: jax.Array,
+    block: str,
+    targets: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, Captured]:
+    """Grad-CAM of a block's output (Selvaraju 2017, arXiv:1610.02391, equations 1 and 2).
+
+    Each channel weighs what the class's logit would gain from more of it, by the mean over its
+    pixels; the map is the weighted sum of the channels, where that is above 0.
+
+    Args:
+        model: a classifier.
+        variables: of the model.
+        images: float32 [N, H, W, 3], normalised.
+        block: one of `blocks`.
+        targets: int [N], the classes; unless told, those of the largest logits.
+
+    Returns:
+        The maps [N, h, w] of the block's height and width, 0 or more; the logits [N, K]; and what
+        was captured on the way: the block's output and the layers before the gates.
+    """
+
+    def run(change: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Captured]]:
+        def add_change(
+            call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+        ) -> Any:
+            output = call(*args, **kwargs)
+            if context.module.name == block and context.method_name == "__call__":
+                output = output + change.astype(output.dtype)
+            return output
+
+        with nn.intercept_methods(add_change):
+            logits, captured = _capture(model, variables, images, block)
+        if targets is None:
+            chosen = jnp.max(logits, axis=1)
+        else:
+            chosen = jnp.take_along_axis(logits, targets[:, None], axis=1)
+        # No image's logits depend on another image: one gradient serves them all.
+        return jnp.sum(chosen), (logits, captured)
+
+    path = (block, "__call__")
+    _, (_, shapes) = jax.eval_shape(run, jnp.float32(0))
+    output = shapes[path][0]
+    no_change = jnp.zeros(output.shape, jnp.promote_types(output.dtype, jnp.float32))
+    gradient, (logits, captured) = jax.grad(run, has_aux=True)(no_change)
+    weights = jnp.mean(gradient, axis=(1, 2), keepdims=True)
+    features = captured[path][0].astype(weights.dtype)
+    return nn.relu(jnp.sum(features * weights, axis=3)), logits, captured
+
+
+def _explain_classes(
+    model: CBAMResNet, variables: PyTree, images: jax.Array, targets: jax.Array | None
+) -> dict[str, jax.Array]:
+    names, size = blocks(model), images.shape[1:3]
+    first_stride = 4 if model.stem == "imagenet" else 1
+    strides = [first_stride * 2**i for i in range(len(STAGES[model.depth]))]
+    logits, captured = _capture(model, variables, images)
+    if targets is None:
+        targets = jnp.argmax(logits, axis=1)
+    # One batch of all views: compiled once, and for the class of the picture as it is.
+    views = jnp.concatenate([jnp.flip(images, axes) for axes in _FLIPS])
+    maps, _, _ = grad_cam(model, variables, views, names[-1], jnp.tile(targets, len(_FLIPS)))
+    framed = jnp.split(_to_frame(maps, strides[-1], size), len(_FLIPS))
+    total = sum(jnp.flip(view, axes) for view, axes in zip(framed, _FLIPS, strict=True))
+    peaks = jnp.max(total, axis=(1, 2), keepdims=True)
+    explained = {
+        "log_probabilities": jax.nn.log_softmax(logits),
+        "grad_cam": total / jnp.where(peaks > 0, peaks, 1),
+    }
+    for stage, stride in enumerate(strides, 1):
+        last = [name for name in names if name.startswith(f"stage_{stage}_")][-1]
+        before_gate = captured.get((last, "cbam", "spatial_norm", "__call__"))
+        if before_gate:
+            gate = nn.sigmoid(before_gate[0])[..., 0]
+            explained[f"spatial/stage_{stage}"] = _to_frame(gate, stride, size)
+    return explained | _channel_gates(captured)
+
+
+def _explain_outlines(model: SEUNet, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    def probabilities(view: jax.Array) -> jax.Array:
+        logits = model.apply(variables, view, train=False)
+        assert isinstance(logits, jax.Array)
+        return nn.sigmoid(logits[..., 0])
+
+    _, captured = _capture(model, variables, images)
+    views = predict_views(probabilities, images, spatial=True)
+    explained = {"probabilities": views[0], "spread": jnp.std(views, axis=0)}
+    return explained | _channel_gates(captured)
+
+
+def _capture(
+    model: SEUNet | CBAMResNet, variables: PyTree, images: jax.Array, block: str = ""
+) -> tuple[jax.Array, Captured]:
+    """The logits, and what the named block and the layers before the gates returned."""
+    wanted = ("mlp", "spatial_norm", block)
+    logits, updated = model.apply(
+        variables,
+        images,
+        train=False,
+        capture_intermediates=lambda module, name: module.name in wanted and name == "__call__",
+        mutable=["intermediates"],
+    )
+    return logits, flatten_dict(updated.get("intermediates", {}))
+
+
+def _channel_gates(captured: Captured) -> dict[str, jax.Array]:
+    """The channel gates by 'channel/BLOCK'; CBAM adds what its layers return for mean and peak."""
+    return {
+        f"channel/{path[0].removesuffix('_se').removesuffix('_scse')}": nn.sigmoid(sum(outputs))[
+            :, 0, 0
+        ]
+        for path, outputs in captured.items()
+        if path[-2] == "mlp"
+    }
+
+
+def _to_frame(maps: jax.Array, stride: int, size: tuple[int, ...]) -> jax.Array:
+    """Maps [N, h, w] of a ResNet's features as maps [N, H, W] over its input.
+
+    With the same border on either side, a convolution or pooling of stride 2 has its i-th output
+    about its 2i-th input pixel. So feature i stands for pixel stride * i; between them it is
+    linear, and beyond the last the last holds. To spread the features evenly over the frame, as is
+    often done, would shift the map by almost half a feature: by 16 pixels of 128.
+    """
+    rows, columns = (
+        jnp.asarray(_hats(side, stride, count), maps.dtype)
+        for side, count in zip(size, maps.shape[1:], strict=True)
+    )
+    return jnp.einsum("yh,nhw,xw->nyx", rows, maps, columns, precision="highest")
+
+
+def _hats(side: int, stride: int, count: int) -> np.ndarray:
+    """Weights [side, count] of linear interpolation at each pixel between the features' places."""
+    places = np.minimum(np.arange(side) / stride, count - 1)
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count)))

@@ -1,0 +1,93 @@
+"""Comparison of two runs by the files that their evaluations left."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from skinjax.errors import UserError
+from skinjax.modes.compare import compare
+
+
+def write_masks(workdir, jaccards, first_id=0, name="test"):
+    rows = [["image_id", "lesion_id", "jaccard", "dice", "thresholded_jaccard", "accuracy"]]
+    for i, jaccard in enumerate(jaccards, first_id):
+        rows.append([f"i{i}", f"l{i // 2}", jaccard, jaccard, jaccard, 0.5])
+    write(workdir / "evaluate" / name / "per_image.csv", rows)
+    return workdir
+
+
+def write_classes(workdir, probabilities, labels, classes=("mel", "nv")):
+    rows = [["image_id", "lesion_id", "truth", "predicted", *classes]]
+    for i, (row, label) in enumerate(zip(probabilities, labels, strict=True)):
+        rows.append([f"i{i}", f"l{i}", classes[label], classes[np.argmax(row)], *row])
+    write(workdir / "evaluate" / "test" / "predictions.csv", rows)
+    metrics = {"classes": list(classes)}
+    (workdir / "evaluate" / "test" / "metrics.json").write_text(json.dumps(metrics))
+    return workdir
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_outlines_are_told_apart_where_they_differ_and_only_there(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    jaccards = rng.uniform(0.3, 0.9, 60)
+    first = write_masks(tmp_path / "a", jaccards)
+    # The images stand in another order: rows are matched by their ids.
+    second = write_masks(tmp_path / "b", jaccards + 0.05)
+    path = second / "evaluate" / "test" / "per_image.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    differences = compare(first, second, output=tmp_path / "out")
+    assert differences["jaccard"].low == pytest.approx(0.05)
+    assert differences["jaccard"].high == pytest.approx(0.05)
+    told = capsys.readouterr().out
+    assert "60 images of 30 lesions" in told
+    assert [line.split(")")[-1].strip() for line in told.splitlines()[4:]] == [
+        "B is better",
+        "B is better",
+        "B is better",
+        "no difference shown",
+    ]
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert written["figures"]["jaccard"]["low"] == differences["jaccard"].low
+
+
+def test_of_calibration_errors_the_lower_is_better(tmp_path, capsys):
+    labels = np.arange(80) % 2
+    sure, unsure = np.full((80, 2), 0.01), np.full((80, 2), 0.4)
+    sure[np.arange(80), labels], unsure[np.arange(80), labels] = 0.99, 0.6
+    compare(
+        write_classes(tmp_path / "a", unsure, labels), write_classes(tmp_path / "b", sure, labels)
+    )
+    line = next(text for text in capsys.readouterr().out.splitlines() if " ece" in text)
+    assert line.endswith("B is better") and "-0.390" in line
+
+
+def test_what_is_undefined_is_said_and_written_as_null(tmp_path, capsys):
+    probabilities, labels = np.full((6, 2), 0.5), np.array([0, 1, 1, 1, 1, 1])
+    runs = [write_classes(tmp_path / name, probabilities, labels) for name in "ab"]
+    compare(*runs, output=tmp_path / "out")
+    assert "undefined: too many draws" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert written["figures"]["auroc"]["low"] is None
+
+
+def test_runs_that_cannot_be_compared_are_refused_with_the_mend(tmp_path):
+    labels = np.arange(4) % 2
+    first = write_masks(tmp_path / "a", [0.5] * 4)
+    with pytest.raises(UserError, match="--mode=evaluate --workdir"):
+        compare(first, tmp_path / "none")
+    with pytest.raises(UserError, match=r"2 are in one alone, as i0"):
+        compare(first, write_masks(tmp_path / "b", [0.5] * 4, first_id=1))
+    classes = write_classes(tmp_path / "c", np.full((4, 2), 0.5), labels)
+    with pytest.raises(UserError, match="two runs of one task"):
+        compare(first, classes)
+    other = write_classes(tmp_path / "d", np.full((4, 2), 0.5), labels, ("bkl", "nv"))
+    with pytest.raises(UserError, match="same classes"):
+        compare(classes, other)

@@ -1,0 +1,82 @@
+"""Explanations of pictures: a sheet each, at their own shape, whatever that is."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from saved_runs import write_run
+
+from skinjax.data.sources.phantom import render
+from skinjax.errors import UserError
+from skinjax.models import cbam_resnet, seunet
+from skinjax.modes import explain as mode
+from skinjax.modes.explain import explain
+from skinjax.tasks import explain as tasks_explain
+
+SHAPES = [(75, 100), (90, 60), (48, 64)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_nets():
+    """One block a stage and two levels, so that what is compiled is small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cbam_resnet.STAGES, 18, (1, 1, 1, 1))
+        for module in (seunet, tasks_explain):
+            patch.setattr(module, "NUM_LEVELS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, shape in enumerate(SHAPES):
+        Image.fromarray(render(0, index, *shape)[0]).save(folder / f"{index}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [("segmentation", {"base_features": 4}), ("classification", {"depth": 18})],
+)
+def test_each_picture_gets_a_sheet_of_its_own_shape(task, model, pictures, tmp_path, monkeypatch):
+    write_run(tmp_path / "run", task, **model)
+    drawn = {}
+    name = "outline_sheet" if task == "segmentation" else "class_sheet"
+    draw = getattr(mode.drawing, name)
+
+    def keep(path, image, title, *rest):
+        drawn[title] = image, rest
+        draw(path, image, title, *rest)
+
+    monkeypatch.setattr(mode.drawing, name, keep)
+    monkeypatch.setattr(mode, "_BATCH_SIZE", 2)  # two batches, the last not full
+    written = explain(tmp_path / "run", list(map(str, pictures)), tmp_path / "out")
+    assert [path.name for path in written] == ["0.png", "1.png", "2.png"]
+    assert {path.parent for path in written} == {tmp_path / "out" / "explanations"}
+    for picture, shape in zip(pictures, SHAPES, strict=True):
+        image, rest = drawn[picture.name]
+        np.testing.assert_array_equal(image, np.asarray(Image.open(picture)))
+        maps = rest[:2] if task == "segmentation" else rest[2:3]
+        assert [m.shape for m in maps] == [shape] * len(maps)
+        gates = rest[-1]
+        assert [name for name, _ in gates][:2] == (
+            ["encoder 0", "encoder 1"] if task == "segmentation" else ["stage 1.0", "stage 2.0"]
+        )
+
+    # Alone, a picture is explained as it is in a batch.
+    together = drawn[pictures[2].name][1]
+    explain(tmp_path / "run", [str(pictures[2])], tmp_path / "again")
+    alone = drawn[pictures[2].name][1]
+    index = 1 if task == "segmentation" else 2
+    np.testing.assert_allclose(alone[index], together[index], atol=1e-5)
+
+
+def test_pictures_that_cannot_be_explained_are_named(pictures, tmp_path):
+    with pytest.raises(UserError, match="--input is missing"):
+        explain(tmp_path, [], tmp_path / "out")
+    with pytest.raises(UserError, match=r"nowhere\.png is no file"):
+        explain(tmp_path, ["nowhere.png"], tmp_path / "out")
+    twin = tmp_path / pictures[0].name
+    twin.write_bytes(pictures[0].read_bytes())
+    with pytest.raises(UserError, match=r"both be written to explanations/0\.png"):
+        explain(tmp_path, [str(pictures[0]), str(twin)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
