@@ -9,10 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-
-def wide_type(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
-    """The type of parameters and sums where `dtype` computes: float32, but float64 for float64."""
-    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+from skinjax.models.layers import Conv, wide_type
 
 
 class GateMLP(nn.Module):
@@ -104,13 +101,10 @@ class CBAM(nn.Module):
 
         peak = jnp.max(x, axis=3, keepdims=True).astype(wide)
         mean = jnp.mean(x, axis=3, keepdims=True, dtype=wide)
-        pixel_logits = nn.Conv(
+        pixel_logits = Conv(
             1,
-            (7, 7),
-            padding=3,
-            use_bias=False,
+            size=7,
             dtype=wide,
-            param_dtype=wide,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             name="spatial_conv",
         )(jnp.concatenate([peak, mean], axis=3))

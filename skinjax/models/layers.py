@@ -1,4 +1,4 @@
-"""The convolutional pieces of the U-Net, written in the forms that XLA differentiates quickly."""
+"""The convolutional pieces of the models, written in the forms that XLA differentiates quickly."""
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,73 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     """
     rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+def wide_type(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """The type of parameters and sums where `dtype` computes: float32, but float64 for float64."""
+    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """A convolution with a square kernel and half of it as zeros around, as PyTorch pads.
+
+    Where a 3x3 kernel meets fewer pixels on a side, it is a product of the kernel with each pixel's
+    surroundings laid side by side: XLA's fast convolution on CPUs is not for those, and a step of a
+    ResNet-18 at 48x64 pixels, whose last stage has 2x2, took nine times as long. (A larger kernel
+    has too many surroundings.)
+
+    Args:
+        x: [N, H, W, C] of any float type.
+        kernel: [K, K, C, F] of the same type, K odd.
+        stride: of the windows, along both axes.
+
+    Returns:
+        [N, ceil(H / stride), ceil(W / stride), F] of the same type.
+    """
+    size, _, channels, features = kernel.shape
+    border = size // 2
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    if size != 3 or min(height, width) >= size:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(border, border)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    x = jnp.pad(x, [(0, 0), (border, border), (border, border), (0, 0)])
+    surroundings = [
+        x[:, row : row + height * stride : stride, column : column + width * stride : stride]
+        for row in range(size)
+        for column in range(size)
+    ]
+    # A slice that begins late ends with the border, which is as far as its last window reaches.
+    return jnp.concatenate(surroundings, axis=-1) @ kernel.reshape(size**2 * channels, features)
+
+
+class Conv(nn.Module):
+    """A square convolution without bias, with the same padding on either side.
+
+    Attributes:
+        features: number of output channels.
+        size: rows and columns of the kernel; odd.
+        stride: of the windows, along both axes.
+        dtype: type of the computation; parameters are float32.
+        kernel_init: draws the kernel.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    dtype: jax.typing.DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), features]."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, wide_type(self.dtype))
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class UpConv(nn.Module):
@@ -66,13 +133,7 @@ class DoubleConv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to [N, H, W, features]; `train` uses and updates batch statistics."""
         for _ in range(2):
-            x = nn.Conv(
-                self.features,
-                (3, 3),
-                use_bias=False,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.he_normal(),
-            )(x)
+            x = Conv(self.features, dtype=self.dtype)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = nn.relu(x)
         return x

@@ -1,5 +1,6 @@
 """Every data set, in miniature, from its official files to a score; and sets across each other."""
 
+import csv
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from layouts import LAYOUTS
 
+from skinjax.data.sources.example import CLASSES
 from skinjax.errors import UserError
 from skinjax.modes.config import classification_config, segmentation_config
 from skinjax.modes.evaluate import evaluate
@@ -100,15 +102,17 @@ def test_diagnoses_are_scored_in_the_classes_that_both_have(ham10000_runs, roots
     assert "akiec: model's akiec = data set's ak, scc" in capsys.readouterr().out
     folder = workdir / "evaluate" / "all-isic2019"
     header, *rows = (folder / "predictions.csv").read_text().splitlines()
-    assert header.endswith("akiec,bcc,bkl,df,mel,nv,vasc") and len(rows) == 60
+    assert ",predicted,akiec,bcc,bkl,df,mel,nv,vasc," in header and len(rows) == 60
 
     binary = evaluate(workdir, dataset="isic2016", source=str(roots("isic2016")))
     assert binary["auroc/benign"] == pytest.approx(binary["auroc/mel"])
     assert binary["majority_accuracy"] == pytest.approx(0.75)
     folder = workdir / "evaluate" / "all-isic2016"
-    header, *rows = (folder / "predictions.csv").read_text().splitlines()
-    assert header.endswith("predicted,benign,mel")
-    probabilities = np.array([row.split(",")[-2:] for row in rows], float)
+    with open(folder / "predictions.csv", newline="") as file:
+        binary_rows = list(csv.DictReader(file))
+    names = [name for name in binary_rows[0] if name in (*CLASSES, "benign")]
+    assert names == ["benign", "mel"]
+    probabilities = np.array([[row[name] for name in names] for row in binary_rows], float)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=2e-6)
 
 
@@ -130,7 +134,8 @@ def test_data_that_moved_is_found_and_data_that_is_gone_is_told(roots, cache_dir
     (tmp_path / "there").rename(tmp_path / "moved")
     with pytest.raises(UserError, match="there does not exist"):
         evaluate(tmp_path / "run")
-    assert evaluate(tmp_path / "run", source=str(tmp_path / "moved")) == before
+    moved = str(tmp_path / "moved")
+    assert evaluate(tmp_path / "run", source=moved) == before | {"source": moved}
     # Without it, pictures are compared by their numbers alone: PH2 has others, ISIC 2017 the same.
     assert evaluate(tmp_path / "run", dataset="ph2", source=str(roots("ph2")))["num_images"] == 60
     assert "by their numbers in the ISIC archive alone" in caplog.text

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from benchmarks.faults import kill_repeatedly
 from runs import (
     TWO,
     assert_same_end,
@@ -25,8 +27,6 @@ from runs import (
     restore,
     tiny_config,
 )
-
-from benchmarks.faults import kill_repeatedly
 from skinjax.data.archives import cache_folder
 from skinjax.data.records import Prepared
 from skinjax.engine import memory, parallel
