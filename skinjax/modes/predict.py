@@ -115,12 +115,18 @@ def predict_pictures(
     Raises:
         UserError: as `predict`.
     """
-    _refuse_same_output(pictures, writer)
+    asked = [file.relative for file in pictures]
+    _refuse_same_output(asked, writer)
     about = {
         "skinjax": __version__,
         "workdirs": [str(workdir.absolute()) for workdir in predictor.workdirs],
     }
     with Journal(output, predictor.settings, about) as journal:
+        # What was predicted into the folder from elsewhere stays there; what could not be read and
+        # is no longer asked for is forgotten.
+        others = journal.entries.keys() - set(asked)
+        kept = [name for name in others if journal.entries[name].row[0] == "ok"]
+        _refuse_same_output([*kept, *asked], writer)
         todo = [file for file in pictures if not _is_done(file, journal, writer)]
         if len(todo) < len(pictures):
             print(f"{len(pictures) - len(todo):,} of {len(pictures):,} are done already, skipped.")
@@ -135,15 +141,11 @@ def predict_pictures(
             for (file, _), row in written:
                 journal.add(Entry(file.relative, file.num_bytes, file.mtime_ns, row))
                 update(1)
-        # What was predicted into the folder from elsewhere stays; what could not be read and is
-        # no longer asked for is gone.
-        asked = [journal.entries[file.relative] for file in pictures]
-        others = journal.entries.keys() - {entry.name for entry in asked}
-        kept = [entry for name in others if (entry := journal.entries[name]).row[0] == "ok"]
-        rows = [[entry.name, *entry.row] for entry in (*asked, *kept)]
-        write_bytes(output / TABLE, _csv([["file", "status", *writer.columns], *sorted(rows)]))
-        writer.close(asked)
-        broken = [entry for entry in asked if entry.row[0] != "ok"]
+        rows = [[name, *journal.entries[name].row] for name in sorted([*asked, *kept])]
+        write_bytes(output / TABLE, _csv([["file", "status", *writer.columns], *rows]))
+        entries = [journal.entries[name] for name in asked]
+        writer.close(entries)
+    broken = [entry for entry in entries if entry.row[0] != "ok"]
     print(f"{len(pictures):,} pictures, {len(broken):,} of them not readable: {output / TABLE}")
     for entry in broken[:_MAX_TOLD]:
         print(f"  {entry.name}: {entry.row[0]}")
@@ -183,10 +185,10 @@ class MaskWriter:
             paths[ISIC] = self._output / ISIC / f"{name.stem}_segmentation.png"
         return paths
 
-    def key(self, file: File) -> str:
-        """What two pictures may not share: the place where one is written."""
-        name = PurePosixPath(file.relative)
-        return name.stem if self._isic else str(name.with_suffix(".png"))
+    def key(self, name: str) -> str:
+        """What two pictures, by their `File.relative`, may not share: the place of a mask."""
+        path = PurePosixPath(name)
+        return path.stem if self._isic else str(path.with_suffix(".png"))
 
     def write(self, file: File, output: ModelOutput) -> list[str]:
         """Writes a picture's files and gives its columns."""
@@ -249,9 +251,9 @@ class ClassWriter:
         """No files are written for a single picture."""
         return {}
 
-    def key(self, file: File) -> str:
-        """What two pictures may not share: the name in a table."""
-        return PurePosixPath(file.relative).stem if self._isic else file.relative
+    def key(self, name: str) -> str:
+        """What two pictures, by their `File.relative`, may not share: the name in a table."""
+        return PurePosixPath(name).stem if self._isic else name
 
     def write(self, file: File, output: ModelOutput) -> list[str]:
         """A picture's columns."""
@@ -279,11 +281,15 @@ def _write(
     writer: MaskWriter | ClassWriter, file: File, output: ModelOutput | OSError | BrokenPicture
 ) -> list[str]:
     """Writes what is said of one picture and gives its row, or the reason why there is nothing."""
+    if isinstance(output, ModelOutput):
+        return ["ok", *writer.write(file, output)]
+    for path in writer.paths(file).values():
+        path.unlink(missing_ok=True)  # of what the file was before
     if isinstance(output, BrokenPicture):
-        return [output.kind, *[""] * len(writer.columns)]
-    if isinstance(output, OSError):
-        return [f"cannot be read: {output.strerror or output}", *[""] * len(writer.columns)]
-    return ["ok", *writer.write(file, output)]
+        reason = output.kind
+    else:
+        reason = f"cannot be read: {output.strerror or output}"
+    return [reason, *[""] * len(writer.columns)]
 
 
 def _is_done(file: File, journal: Journal, writer: MaskWriter | ClassWriter) -> bool:
@@ -294,15 +300,15 @@ def _is_done(file: File, journal: Journal, writer: MaskWriter | ClassWriter) -> 
     return all(path.exists() for path in writer.paths(file).values())
 
 
-def _refuse_same_output(pictures: Sequence[File], writer: MaskWriter | ClassWriter) -> None:
+def _refuse_same_output(names: Sequence[str], writer: MaskWriter | ClassWriter) -> None:
     """Refuses pictures of which one would overwrite another's output."""
-    seen: dict[str, File] = {}
-    for file in pictures:
-        other = seen.setdefault(writer.key(file), file)
-        if other is not file:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(writer.key(name), name)
+        if other != name:
             raise UserError(
-                f"{other.path} and {file.path} would be written to one place, {writer.key(file)}: "
-                "rename one, or give each an --output of its own."
+                f"{other} and {name} would be written to one place, {writer.key(name)}: rename "
+                "one, or give each an --output of its own."
             )
 
 

@@ -209,6 +209,12 @@ def test_what_is_done_is_skipped_and_what_changed_is_not(runs, pictures, images,
     (pictures / "clinic" / "empty.jpg").unlink()
     assert predict(workdirs, [str(pictures)], output)
     assert "clinic/empty.jpg" not in table(output)
+    # No mask is left of what can no longer be read.
+    (pictures / "text.png").write_text("no picture again")
+    assert (output / "masks" / "text.png").exists()
+    assert not predict(workdirs, [str(pictures)], output)
+    assert not (output / "masks" / "text.png").exists()
+    (pictures / "text.png").unlink()
     # Pictures from elsewhere come to those that are there.
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -276,8 +282,12 @@ def test_an_output_among_the_pictures_is_not_read_again(runs, pictures, capsys):
 
 def test_two_pictures_for_one_mask_are_refused(runs, pictures, images, tmp_path):
     Image.fromarray(images[0]).save(pictures / "one.png")
-    with pytest.raises(UserError, match=r"one\.jpg and .*one\.png would be written to one place"):
+    with pytest.raises(UserError, match=r"one\.jpg and one\.png would be written to one place"):
         predict(runs["segmentation"][:1], [str(pictures)], tmp_path / "out")
+    # Nor one after the other.
+    predict(runs["segmentation"][:1], [str(pictures / "one.jpg")], tmp_path / "later")
+    with pytest.raises(UserError, match=r"one\.jpg and one\.png would be written to one place"):
+        predict(runs["segmentation"][:1], [str(pictures / "one.png")], tmp_path / "later")
     # Diagnoses are told apart by the file's whole name, but in the challenge's table.
     predict(runs["classification"][:1], [str(pictures)], tmp_path / "classes")
     with pytest.raises(UserError, match="one place"):
