@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import runpy
 import sys
 import traceback
@@ -135,7 +136,12 @@ def _end_unforeseen(error: Exception) -> NoReturn:
 
     lost = describe_failure(error)
     print(f"skinjax: {lost}" if lost else traceback.format_exc(), file=sys.stderr)
-    _end(75 if lost else 1)
+    if lost:
+        # At once: where it was the first process, JAX is about to abort this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(75)
+    _end(1)
 
 
 def _end(exit_status: int) -> NoReturn:

@@ -8,8 +8,8 @@ import numpy as np
 
 from skinjax.data.images import decode_image, fit_image, shrink, unfit
 from skinjax.errors import UserError
-from skinjax.modes.saved_model import SavedModel, load_model, read_calibration
-from skinjax.modes.workdir import make_folder
+from skinjax.modes.saved_model import SavedModel, load_model
+from skinjax.modes.workdir import make_folder, read_calibration
 from skinjax.progress import progress
 from skinjax.report import explanations as drawing
 from skinjax.tasks.calibration import apply_temperature

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from skinjax import __version__
+from skinjax.data.about import ABOUT
 from skinjax.data.augment import MEAN, STD
-from skinjax.data.licences import LICENCES
 from skinjax.errors import UserError
 from skinjax.modes import export_forms as forms
-from skinjax.modes.saved_model import SavedModel, load_model, read_calibration
-from skinjax.modes.workdir import make_folder, write_bytes, write_text
+from skinjax.modes.saved_model import SavedModel, load_model
+from skinjax.modes.workdir import make_folder, read_calibration, write_bytes, write_text
 
 SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
 THRESHOLD = 0.5  # from which a pixel's probability makes it lesion
@@ -145,7 +145,7 @@ def describe(
     data_sets = [config.data.dataset, *(entry[0] for entry in config.data.also)]
     return description | {
         "architecture": {name: config.model[name] for name in names},
-        "learnt_from": {name: LICENCES[name] for name in data_sets},
+        "learnt_from": {name: ABOUT[name].licence for name in data_sets},
         "began_with": Path(config.init_from).name,
         "licence": "that of skinjax, Apache-2.0, and those of what it was learnt from",
         "use": "research and teaching; not a medical device",

@@ -1,14 +1,12 @@
 """A run's model without its data: what explaining and exporting need of a run."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from skinjax.errors import UserError
 from skinjax.modes import build
 from skinjax.modes.inference import restore_variables
 from skinjax.modes.workdir import read_classes, read_config
@@ -52,24 +50,3 @@ def load_model(workdir: Path, checkpoint: str = "best") -> SavedModel:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     step, _, variables = restore_variables(workdir, checkpoint, sharding)
     return SavedModel(config, classes, build.create_task(config, classes), variables, step)
-
-
-def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | None:
-    """What an evaluation chose on val for a checkpoint: temperature and melanoma threshold.
-
-    Returns:
-        The file's content, or None where that checkpoint was not evaluated, with or without `tta`.
-
-    Raises:
-        UserError: where the file is damaged.
-    """
-    path = workdir / "calibration" / (f"step{step}" + ("-tta" if tta else "") + ".json")
-    try:
-        calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): delete it and evaluate the run again."
-        ) from error
-    return calibration

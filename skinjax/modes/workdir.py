@@ -143,11 +143,19 @@ def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | No
 
     Returns:
         Its 'temperature' and 'melanoma_threshold' among others; None where there was none yet.
+
+    Raises:
+        UserError: where the file is damaged.
     """
     path = calibration_path(workdir, step, tta)
     if not path.exists():
         return None
-    calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it and evaluate the run again."
+        ) from error
     return calibration
 
 

@@ -8,7 +8,6 @@ import pytest
 from layouts import LAYOUTS
 
 from skinjax.data.catalog import DATASETS, create_source, detect_sources
-from skinjax.data.licences import LICENCES
 from skinjax.errors import UserError
 
 
@@ -25,10 +24,6 @@ def test_names():
         "dermamnist",
         "folder",
     )
-
-
-def test_each_set_has_a_licence():
-    assert LICENCES.keys() == set(DATASETS)
 
 
 def test_a_source_has_its_name(tmp_path):

@@ -180,18 +180,23 @@ def test_a_signal_to_one_process_stops_all_at_one_step(config_file, tmp_path, nu
 
 
 @pytest.mark.slow
-def test_the_death_of_one_process_ends_the_others_and_the_run_goes_on(config_file, tmp_path):
+@pytest.mark.parametrize("dead", [0, 1])
+def test_the_death_of_one_process_ends_the_others_and_the_run_goes_on(config_file, tmp_path, dead):
     workdir = tmp_path / "run"
     arguments = [f"--config={config_file}", f"--workdir={workdir}", "--config.num_epochs=1000.0"]
     processes = start(2, 1, *arguments)
     wait_for_step(processes[0], 4)
-    processes[1].kill()
+    processes[dead].kill()
     killed = time.monotonic()
-    _, words = processes[0].communicate(timeout=90)
-    processes[1].communicate()
+    _, words = processes[1 - dead].communicate(timeout=90)
+    processes[dead].communicate()
     assert time.monotonic() - killed < 60
-    assert processes[0].returncode == 75
-    assert "another process of this run has ended" in words
+    if dead == 0 and processes[1].returncode == -signal.SIGABRT:
+        # JAX, which has lost the first process's service, was quicker than we.
+        assert "distributed service" in words
+    else:
+        assert processes[1 - dead].returncode == 75, words
+        assert "another process of this run has ended" in words
     processes = start(2, 1, *arguments)
     wait_for_step(processes[0], 6)
     processes[0].send_signal(signal.SIGTERM)

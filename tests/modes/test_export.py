@@ -24,7 +24,8 @@ from skinjax.models import cbam_resnet, seunet
 from skinjax.modes import export_forms
 from skinjax.modes.export import describe, export
 from skinjax.modes.export_forms import load_safetensors
-from skinjax.modes.saved_model import load_model, read_calibration
+from skinjax.modes.saved_model import load_model
+from skinjax.modes.workdir import read_calibration
 from skinjax.tasks.initialise import from_state_dict
 
 MODELS = {"segmentation": {"base_features": 4}, "classification": {"depth": 18}}
