@@ -9,7 +9,7 @@ import pytest
 from saved_runs import predict, read_pictures, run_alone, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = {"segmentation": {"base_features": 4}, "classification": {"depth": 18}}
+MODELS = {"segmentation": {"base_features": 16}, "classification": {"depth": 18}}
 
 # What somebody who has the file and ONNX Runtime, but neither jax nor skinjax, would write.
 CALL_ONNX = """
@@ -20,7 +20,7 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 images = np.load(sys.argv[2])
 parts = [session.run(["probabilities"], {"images": x})[0] for x in (images[:1], images[1:])]
 np.save(sys.argv[3], np.concatenate(parts))
-assert "classes" in session.get_modelmeta().custom_metadata_map["skinjax"]
+assert "image_size" in session.get_modelmeta().custom_metadata_map["skinjax"]
 assert not any(name.split(".")[0] in ("skinjax", "flax", "jax") for name in sys.modules)
 """
 

@@ -246,17 +246,22 @@ def test_a_flat_map_stays_flat_to_the_frames_edge(size):
 def test_random_weights_give_another_map_than_what_was_learnt():
     """The sanity check of Adebayo 2018 (arXiv:1810.03292), on a task whose evidence is known.
 
-    Each picture has one small spot, whose colour is its class.
+    Each picture has two small spots near the middles of two of the last stage's features: the
+    colour of one is its class, and the other, which is brighter, says nothing.
     """
-    size = (64, 64)
+    size = (96, 96)
     task = create_classifier(image_size=size)
     rng = np.random.default_rng(0)
 
     def make(num):
         images = rng.integers(90, 130, (num, *size, 3), np.uint8)
-        labels, places = rng.integers(0, 3, num), rng.integers(8, 56, (num, 2))
-        for image, label, (y, x) in zip(images, labels, places, strict=True):
+        labels = rng.integers(0, 3, num)
+        cells = np.array([rng.choice(9, 2, replace=False) for _ in range(num)])
+        middles = 16 + 32 * np.stack(np.divmod(cells, 3), axis=-1)
+        places, others = np.moveaxis(middles + rng.integers(-6, 7, middles.shape), 1, 0)
+        for image, label, (y, x), (v, u) in zip(images, labels, places, others, strict=True):
             image[y - 5 : y + 6, x - 5 : x + 6, label] = 250
+            image[v - 5 : v + 6, u - 5 : u + 6] = 250
         return images, labels, places
 
     optimizer = optax.adam(1e-3)
@@ -291,14 +296,14 @@ def test_random_weights_give_another_map_than_what_was_learnt():
     assert accuracy > 0.95
 
     def share_near(maps):
-        """The share of maps whose peak is within a feature's width of the spot."""
+        """The share of maps whose peak is nearer to the spot than to any other feature."""
         peaks = [np.unravel_index(m.argmax(), m.shape) for m in np.asarray(maps)]
-        return np.mean(np.abs(np.array(peaks) - places).max(1) <= 32)
+        return np.mean(np.abs(np.array(peaks) - places).max(1) <= 24)
 
     near, near_at_random = share_near(true["grad_cam"]), share_near(random["grad_cam"])
-    assert near > 0.9 and near > near_at_random + 0.2
+    assert near > 0.9 and near > near_at_random + 0.2, (near, near_at_random)
     pairs = zip(np.asarray(true["grad_cam"]), np.asarray(random["grad_cam"]), strict=True)
     ranks = [
         spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs if a.std() > 0 and b.std() > 0
     ]
-    assert abs(np.mean(ranks)) < 0.3
+    assert abs(np.mean(ranks)) < 0.5  # both see spots: 0.4; the same map has 1
