@@ -79,9 +79,16 @@ def _measure(config: ConfigDict, pictures: list[File], options: Options) -> dict
         def predict_folder() -> None:
             output = next(outputs)
             writer: MaskWriter | ClassWriter = (
-                MaskWriter(predictor, output, overlay=False, probabilities=False, isic=False)
+                MaskWriter(
+                    predictor,
+                    output,
+                    overlay=False,
+                    probabilities=False,
+                    isic=False,
+                    explains=False,
+                )
                 if config.task == "segmentation"
-                else ClassWriter(predictor, output, isic=False)
+                else ClassWriter(predictor, output, isic=False, explains=False)
             )
             told = io.StringIO()
             with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):

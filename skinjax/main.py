@@ -22,7 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "compare", "report", "predict", "explain", "export", "audit"],
+    ["train", "evaluate", "compare", "report", "predict", "export", "audit"],
     "What to do.",
 )
 _WORKDIR = flags.DEFINE_multi_string(
@@ -41,7 +41,7 @@ _SPLIT = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "best",
-    "evaluate, predict, explain, export: 'best', 'last' or a step that was kept.",
+    "evaluate, predict, export: 'best', 'last' or a step that was kept.",
 )
 _TTA = flags.DEFINE_bool(
     "tta",
@@ -65,17 +65,20 @@ _EVALUATION = flags.DEFINE_string(
 _INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "predict: a picture, a folder or zip of pictures, or a glob; explain: a picture; once or more.",
+    "predict: a picture, a folder or zip of pictures, or a glob; once or more.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "compare, predict, explain, audit: the folder to write to; export: the file, .stablehlo, .onnx "
+    "compare, predict, audit: the folder to write to; export: the file, .stablehlo, .onnx "
     "or .safetensors.",
 )
 _OVERLAY = flags.DEFINE_bool("overlay", False, "predict: also draw each lesion's outline.")
 _PROBABILITIES = flags.DEFINE_bool(
     "probabilities", False, "predict: also write each pixel's probability of lesion, as a PNG."
+)
+_EXPLAIN = flags.DEFINE_bool(
+    "explain", False, "predict: also draw what each prediction rests on, a sheet a picture."
 )
 _ISIC = flags.DEFINE_bool(
     "isic", False, "predict: also write the ISIC challenge's form, masks or response.csv."
@@ -207,11 +210,6 @@ def _run() -> None:
 
         output = _named(_OUTPUT.value, "output", "the file to write")
         export(workdir, output, _CHECKPOINT.value, _TTA.value)
-    elif _MODE.value == "explain":
-        from skinjax.modes.explain import explain
-
-        output = _named(_OUTPUT.value, "output", "the folder to write to")
-        explain(workdir, _INPUT.value, output, _CHECKPOINT.value)
     elif _MODE.value == "predict":
         from skinjax.modes.predict import predict
 
@@ -225,6 +223,7 @@ def _run() -> None:
             probabilities=_PROBABILITIES.value,
             isic=_ISIC.value,
             min_region=_MIN_REGION.value,
+            explain=_EXPLAIN.value,
         )
         sys.exit(0 if all_read else 1)
     elif _MODE.value == "report":

@@ -31,7 +31,7 @@ def run(*arguments, cwd=ROOT):
         ),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
         (["--mode=export", "--workdir=w"], "--output is missing"),
-        (["--mode=explain", "--workdir=w", "--output=o"], "--input is missing"),
+        (["--mode=predict", "--explain", "--workdir=w", "--output=o"], "--input is missing"),
         (["train", "--workdir=w"], "flags begin with --"),
         (
             ["--config=configs/quickstart.py", "--workdir=w", "--num_processes=2"],

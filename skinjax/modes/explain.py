@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from skinjax.data.images import decode_image, fit_image, shrink, unfit
-from skinjax.errors import UserError
+from skinjax.data.sources.files import File
 from skinjax.modes.saved_model import SavedModel, load_model
 from skinjax.modes.workdir import make_folder, read_calibration
 from skinjax.progress import progress
@@ -15,56 +15,44 @@ from skinjax.report import explanations as drawing
 from skinjax.tasks.calibration import apply_temperature
 from skinjax.tasks.explain import blocks, explain_batch
 
-FOLDER = "explanations"
 _BATCH_SIZE = 8
 _SHORTER_SIDE = 512  # of a picture as it is drawn, in pixels
 
 
 def explain(
-    workdir: Path, inputs: Sequence[str], output: Path, checkpoint: str = "best"
-) -> list[Path]:
-    """Explains pictures and writes output/explanations/STEM.png for each.
+    workdir: Path, pictures: Sequence[File], sheets: Sequence[Path], checkpoint: str = "best"
+) -> None:
+    """Explains pictures, a sheet each.
 
     Args:
         workdir: the run's folder.
-        inputs: picture files.
-        output: the folder to write to.
+        pictures: that can be read.
+        sheets: the PNG to write for each.
         checkpoint: 'best' by the run's metric on val, 'last', or a step.
 
-    Returns:
-        The files that were written, in the order of the inputs.
-
     Raises:
-        UserError: where the run or a picture is not there or cannot be read, or two pictures would
-            be written to one file.
+        UserError: where the run is not there, or a picture cannot be read any more.
     """
-    paths = [Path(path) for path in inputs]
-    _check(paths)
     model = load_model(workdir, checkpoint)
     calibration = read_calibration(workdir, model.step, tta=False)
     temperature = calibration["temperature"] if calibration else 1.0
     height, width = model.config.image_size
     size = (height, width)
-    folder = output / FOLDER
-    make_folder("output", folder)
     explain_fitted = jax.jit(lambda variables, images: explain_batch(model.task, variables, images))
-    written = []
-    with progress("explaining", len(paths)) as update:
-        for start in range(0, len(paths), _BATCH_SIZE):
-            batch = paths[start : start + _BATCH_SIZE]
-            pictures = [_read(path, model.config.data.max_pixels) for path in batch]
-            fitted = [fit_image(picture, size, model.config.fit) for picture in pictures]
+    with progress("explaining", len(pictures)) as update:
+        for start in range(0, len(pictures), _BATCH_SIZE):
+            batch = pictures[start : start + _BATCH_SIZE]
+            decoded = [_read(file.path, model.config.data.max_pixels) for file in batch]
+            fitted = [fit_image(picture, size, model.config.fit) for picture in decoded]
             images = np.zeros((_BATCH_SIZE, *size, 3), np.uint8)  # one shape, compiled once
             images[: len(batch)] = [image for image, _ in fitted]
             explained = jax.device_get(explain_fitted(model.variables, images))
-            for index, (path, picture) in enumerate(zip(batch, pictures, strict=True)):
+            for index, (file, picture) in enumerate(zip(batch, decoded, strict=True)):
                 one = {name: values[index] for name, values in explained.items()}
-                file = folder / f"{path.stem}.png"
-                draw(file, model, temperature, picture, fitted[index][1], one, path.name)
-                written.append(file)
+                sheet = sheets[start + index]
+                make_folder("output", sheet.parent)
+                draw(sheet, model, temperature, picture, fitted[index][1], one, file.relative)
                 update(1)
-    print(f"{len(written)} explained by step {model.step:,}: {folder}/")
-    return written
 
 
 def draw(
@@ -116,20 +104,5 @@ def draw(
     )
 
 
-def _check(paths: Sequence[Path]) -> None:
-    if not paths:
-        raise UserError("--input is missing: name one picture or more.")
-    first: dict[str, Path] = {}
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"--input={path} is no file: name a picture.")
-        if path.stem in first:
-            raise UserError(
-                f"--input={path} and {first[path.stem]} would both be written to "
-                f"{FOLDER}/{path.stem}.png: explain them in two calls."
-            )
-        first[path.stem] = path
-
-
-def _read(path: Path, max_pixels: int) -> np.ndarray:
-    return decode_image(path.read_bytes(), str(path), max_pixels=max_pixels)
+def _read(path: str, max_pixels: int) -> np.ndarray:
+    return decode_image(Path(path).read_bytes(), path, max_pixels=max_pixels)

@@ -27,6 +27,7 @@ from skinjax.tasks.predictions import ClassificationPrediction, SegmentationPred
 TABLE = "predictions.csv"
 # Sub-folders of the output, which are never read as input.
 MASKS, OVERLAYS, PROBABILITIES, ISIC = "masks", "overlays", "probabilities", "isic"
+EXPLANATIONS = "explanations"
 # The columns of the ISIC challenge's Task 3, and the class of each.
 ISIC_CLASSES = ("mel", "nv", "bcc", "akiec", "bkl", "df", "vasc")
 
@@ -47,6 +48,7 @@ def predict(
     probabilities: bool = False,
     isic: bool = False,
     min_region: float = 0.0,
+    explain: bool = False,
 ) -> bool:
     """Predicts pictures with the averaged models of some runs and writes what they say.
 
@@ -67,6 +69,8 @@ def predict(
             segmentation isic/NAME_segmentation.png, of classification isic/response.csv.
         min_region: of segmentation: the share of a picture that an island or a hole must have to
             stay; 0 leaves masks as they are.
+        explain: whether explanations/NAME.png are written, of a single run: what the prediction
+            rests on (`skinjax.modes.explain`).
 
     Returns:
         Whether all pictures could be read.
@@ -77,13 +81,15 @@ def predict(
     """
     if not inputs:
         raise UserError("--input is missing: name pictures, folders or zips of them, or globs.")
+    if explain and len(workdirs) > 1:
+        raise UserError("--explain looks into one model: give one --workdir.")
     cache_dir = Path(os.path.expanduser(segmentation_config().data.cache_dir))
-    ours = [output / name for name in (MASKS, OVERLAYS, PROBABILITIES, ISIC)]
+    ours = [output / name for name in (MASKS, OVERLAYS, PROBABILITIES, ISIC, EXPLANATIONS)]
     pictures = find_pictures(inputs, cache_dir, left_out=ours)
     predictor = Predictor(workdirs, checkpoint, tta, min_region)
     if predictor.task == "segmentation":
         writer: MaskWriter | ClassWriter = MaskWriter(
-            predictor, output, overlay, probabilities, isic
+            predictor, output, overlay, probabilities, isic, explain
         )
     elif overlay or probabilities or min_region:
         raise UserError(
@@ -91,8 +97,8 @@ def predict(
             "--probabilities and --min_region."
         )
     else:
-        writer = ClassWriter(predictor, output, isic)
-    return predict_pictures(predictor, pictures, output, writer)
+        writer = ClassWriter(predictor, output, isic, explain)
+    return predict_pictures(predictor, pictures, output, writer, checkpoint)
 
 
 def predict_pictures(
@@ -100,6 +106,7 @@ def predict_pictures(
     pictures: Sequence[File],
     output: Path,
     writer: "MaskWriter | ClassWriter",
+    checkpoint: str = "best",
 ) -> bool:
     """Predicts the pictures that are not done yet, and writes the table of all.
 
@@ -108,6 +115,7 @@ def predict_pictures(
         pictures: to be predicted.
         output: the folder to write to.
         writer: writes what is said of each.
+        checkpoint: that explanations are of, where the writer has some.
 
     Returns:
         Whether all pictures could be read.
@@ -141,6 +149,12 @@ def predict_pictures(
             for (file, _), row in written:
                 journal.add(Entry(file.relative, file.num_bytes, file.mtime_ns, row))
                 update(1)
+        if writer.explains:
+            readable = [file for file in todo if journal.entries[file.relative].row[0] == "ok"]
+            from skinjax.modes.explain import explain  # matplotlib
+
+            sheets = [writer.paths(file)[EXPLANATIONS] for file in readable]
+            explain(predictor.workdirs[0], readable, sheets, checkpoint)
         rows = [[name, *journal.entries[name].row] for name in sorted([*asked, *kept])]
         write_bytes(output / TABLE, _csv([["file", "status", *writer.columns], *rows]))
         entries = [journal.entries[name] for name in asked]
@@ -163,15 +177,23 @@ class MaskWriter:
         overlay: see `predict`, as the others.
         probabilities: likewise.
         isic: likewise.
+        explains: likewise.
     """
 
     columns = _MASK_COLUMNS
 
     def __init__(
-        self, predictor: Predictor, output: Path, overlay: bool, probabilities: bool, isic: bool
+        self,
+        predictor: Predictor,
+        output: Path,
+        overlay: bool,
+        probabilities: bool,
+        isic: bool,
+        explains: bool,
     ):
         self._predictor, self._output = predictor, output
         self._overlay, self._probabilities, self._isic = overlay, probabilities, isic
+        self.explains = explains
 
     def paths(self, file: File) -> dict[str, Path]:
         """The files that a picture's prediction is written to, by their sub-folder."""
@@ -183,6 +205,8 @@ class MaskWriter:
             paths[PROBABILITIES] = self._output / PROBABILITIES / name.with_suffix(".png")
         if self._isic:
             paths[ISIC] = self._output / ISIC / f"{name.stem}_segmentation.png"
+        if self.explains:
+            paths[EXPLANATIONS] = self._output / EXPLANATIONS / name.with_suffix(".png")
         return paths
 
     def key(self, name: str) -> str:
@@ -196,6 +220,8 @@ class MaskWriter:
         assert isinstance(prediction, SegmentationPrediction)
         mask = _encode_png(prediction.mask * np.uint8(255))
         for kind, path in self.paths(file).items():
+            if kind == EXPLANATIONS:
+                continue  # drawn when all is predicted
             data = mask  # which is the challenge's form as well
             if kind == OVERLAYS:
                 data = self._draw(file, prediction.mask)
@@ -233,13 +259,15 @@ class ClassWriter:
         predictor: the models.
         output: the folder to write to.
         isic: see `predict`.
+        explains: likewise.
 
     Raises:
         UserError: where the challenge's form is asked for and the classes are not the challenge's.
     """
 
-    def __init__(self, predictor: Predictor, output: Path, isic: bool):
+    def __init__(self, predictor: Predictor, output: Path, isic: bool, explains: bool):
         self._predictor, self._output, self._isic = predictor, output, isic
+        self.explains = explains
         self.columns = (*_CLASS_COLUMNS, *predictor.classes)
         if isic and set(predictor.classes) != set(ISIC_CLASSES):
             raise UserError(
@@ -248,12 +276,17 @@ class ClassWriter:
             )
 
     def paths(self, file: File) -> dict[str, Path]:
-        """No files are written for a single picture."""
-        return {}
+        """The files that are written for a picture, by their sub-folder: a sheet, if any."""
+        if not self.explains:
+            return {}
+        name = PurePosixPath(file.relative).with_suffix(".png")
+        return {EXPLANATIONS: self._output / EXPLANATIONS / name}
 
     def key(self, name: str) -> str:
         """What two pictures, by their `File.relative`, may not share: the name in a table."""
-        return PurePosixPath(name).stem if self._isic else name
+        if self._isic:
+            return PurePosixPath(name).stem
+        return str(PurePosixPath(name).with_suffix(".png")) if self.explains else name
 
     def write(self, file: File, output: ModelOutput) -> list[str]:
         """A picture's columns."""

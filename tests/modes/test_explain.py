@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from saved_runs import write_run
 
+from skinjax.data.sources.files import stat_file
 from skinjax.data.sources.phantom import render
-from skinjax.errors import UserError
 from skinjax.models import cbam_resnet, seunet
 from skinjax.modes import explain as mode
 from skinjax.modes.explain import explain
@@ -49,9 +49,9 @@ def test_each_picture_gets_a_sheet_of_its_own_shape(task, model, pictures, tmp_p
 
     monkeypatch.setattr(mode.drawing, name, keep)
     monkeypatch.setattr(mode, "_BATCH_SIZE", 2)  # two batches, the last not full
-    written = explain(tmp_path / "run", list(map(str, pictures)), tmp_path / "out")
-    assert [path.name for path in written] == ["0.png", "1.png", "2.png"]
-    assert {path.parent for path in written} == {tmp_path / "out" / "explanations"}
+    sheets = [tmp_path / "out" / "sub" / picture.name for picture in pictures]
+    explain(tmp_path / "run", [stat_file(str(p), p.name) for p in pictures], sheets)
+    assert all(sheet.read_bytes().startswith(b"\x89PNG") for sheet in sheets)
     for picture, shape in zip(pictures, SHAPES, strict=True):
         image, rest = drawn[picture.name]
         np.testing.assert_array_equal(image, np.asarray(Image.open(picture)))
@@ -64,19 +64,8 @@ def test_each_picture_gets_a_sheet_of_its_own_shape(task, model, pictures, tmp_p
 
     # Alone, a picture is explained as it is in a batch.
     together = drawn[pictures[2].name][1]
-    explain(tmp_path / "run", [str(pictures[2])], tmp_path / "again")
+    alone = stat_file(str(pictures[2]), pictures[2].name)
+    explain(tmp_path / "run", [alone], [tmp_path / "again.png"])
     alone = drawn[pictures[2].name][1]
     index = 1 if task == "segmentation" else 2
     np.testing.assert_allclose(alone[index], together[index], atol=1e-5)
-
-
-def test_pictures_that_cannot_be_explained_are_named(pictures, tmp_path):
-    with pytest.raises(UserError, match="--input is missing"):
-        explain(tmp_path, [], tmp_path / "out")
-    with pytest.raises(UserError, match=r"nowhere\.png is no file"):
-        explain(tmp_path, ["nowhere.png"], tmp_path / "out")
-    twin = tmp_path / pictures[0].name
-    twin.write_bytes(pictures[0].read_bytes())
-    with pytest.raises(UserError, match=r"both be written to explanations/0\.png"):
-        explain(tmp_path, [str(pictures[0]), str(twin)], tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -491,3 +491,29 @@ def test_the_command_line(runs, pictures, tmp_path):
         text=True,
     )
     assert result.returncode == 2 and "more than once" in result.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_explanations_lie_beside_and_are_drawn_once(task, runs, pictures, tmp_path, capsys):
+    def call():
+        predict(runs[task][:1], [str(pictures)], tmp_path / "out", explain=True)
+
+    call()
+    folder = tmp_path / "out" / "explanations"
+    sheets = {str(p.relative_to(folder)): p for p in folder.rglob("*.png")}
+    assert sorted(sheets) == ["clinic/a/three.png", "clinic/two.png", "one.png"]
+    for sheet in sheets.values():
+        assert decode_image(sheet.read_bytes(), sheet.name).shape[1] > 1000
+
+    # What is missing is drawn, and nothing else.
+    drawn = {name: sheet.stat().st_mtime_ns for name, sheet in sheets.items()}
+    sheets["one.png"].unlink()
+    call()
+    assert "2 of 5 are done already" in capsys.readouterr().out
+    changed = [name for name, sheet in sheets.items() if sheet.stat().st_mtime_ns != drawn[name]]
+    assert changed == ["one.png"]
+
+
+def test_several_models_are_not_explained_at_once(runs, pictures, tmp_path):
+    with pytest.raises(UserError, match="give one --workdir"):
+        predict(runs["segmentation"], [str(pictures)], tmp_path / "out", explain=True)
