@@ -221,8 +221,8 @@ def test_test_runs_every_check_and_fails_with_any(clone):
         ("", "0", 0),
         ("mypy *", "1", 1),
         ("pytest * -m not slow", "1", 1),
-        ("pytest -m slow", "1", 1),
-        ("pytest -m slow", "5", 0),  # pytest's word for "no tests", which slow ones may be
+        ("pytest * -m slow", "1", 1),
+        ("pytest * -m slow", "5", 0),  # pytest's word for "no tests", which slow ones may be
         ("pytest * -m not slow", "5", 1),
     ],
 )

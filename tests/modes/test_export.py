@@ -94,7 +94,7 @@ def test_the_description_tells_how_to_feed_it_and_what_comes_out(run):
     description = describe(load_model(workdir), calibration, ".stablehlo", tta=False)
     assert description["image_size"] == list(IMAGE_SIZE) and description["fit"] == "squash"
     assert description["checkpoint_step"] == STEP and description["weights"] == "ema"
-    assert description["learnt_from"] == {"phantom": "drawn by skinjax: Apache-2.0"}
+    assert description["learnt_from"] == {"phantom": "Apache-2.0, as skinjax"}
     assert "not a medical device" in description["use"]
     pixel = np.full((1, 1, 1, 3), 77, np.uint8)
     told = description["normalisation"]
