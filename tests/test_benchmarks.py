@@ -53,6 +53,9 @@ def test_it_runs_and_says_what_it_ran_on(name, tmp_path):
     for row in report["rows"]:
         assert COLUMNS[name] <= row.keys() and name in told
         assert all(value is None or value == value for value in row.values())  # no NaN
+    if name == "faults":
+        row = report["rows"][0]
+        assert row["kills"] == row["resumes"] == 5 and row["differences"] == 0
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.faults import kill_repeatedly
 from runs import (
     TWO,
     assert_same_end,
@@ -350,11 +349,3 @@ def test_sigterm_saves_within_the_grace_time_and_the_exit_status_says_go_on(tmp_
     # Clouds give 30 seconds.
     assert time.monotonic() - start < 20
     assert checkpoints(tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_killed_five_times_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    told = kill_repeatedly(tmp_path, 5)
-    assert told["kills"] == told["resumes"] == 5
-    assert told["differences"] == 0
