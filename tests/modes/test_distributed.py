@@ -99,13 +99,8 @@ def test_any_mesh_may_lie_across_processes(task, mesh, num_processes, cache_dir,
     axes = [f"--config.mesh.{a}={n}" for a, n in zip(("data", "fsdp", "space"), mesh, strict=True)]
     devices_each = int(np.prod(mesh)) // num_processes
     arguments = [f"--config={file}", f"--workdir={tmp_path / 'many'}", *axes]
-    (spoken, _), *others = finish(start(num_processes, devices_each, *arguments))
-    assert f"{num_processes} processes" in spoken and not any(silence for silence, _ in others)
+    finish(start(num_processes, devices_each, *arguments))
     assert_same_curve(tmp_path / "many", tmp_path / "one")
-    # One of them writes, and what one process alone does.
-    left = [{path.name for path in (tmp_path / run).iterdir()} for run in ("many", "one")]
-    assert left[0] == left[1]
-    assert len(list((tmp_path / "many" / "tensorboard").iterdir())) == 1
 
     # The scores of one checkpoint, by one process and by several.
     wanted = evaluate(tmp_path / "many", split="val")
@@ -148,8 +143,9 @@ def test_a_run_goes_on_with_other_devices_and_processes(cache_dir, config_file, 
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     train(tiny_config(cache_dir), whole, jax.devices()[:1])
     arguments = [f"--config={config_file}", f"--workdir={workdir}"]
-    finish(start(2, 1, *arguments, "--config.num_epochs=0.375", "--config.mesh.fsdp=2"))
+    finish(start(4, 1, *arguments, "--config.num_epochs=0.375", "--config.mesh.fsdp=2"))
     assert events(workdir, "train")[-1]["step"] == 3
+    finish(start(2, 2, *arguments, "--config.num_epochs=0.75"))
     config = tiny_config(cache_dir)
     config.mesh.update(data=2, fsdp=2, space=2)
     train(config, workdir, jax.devices()[:8])

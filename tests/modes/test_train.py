@@ -8,6 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from processes import as_file, finish, start
 
 from runs import TWO, assert_same_end, call_at, events, restore, tiny_config
 from skinjax.engine.checkpoint import Checkpoints
@@ -179,6 +180,28 @@ def test_any_number_of_devices_gives_the_same_losses(config, whole_run, tmp_path
         [e["train/loss"] for e in many], [e["train/loss"] for e in two], rtol=2e-3
     )
     np.testing.assert_allclose(many[0]["train/loss"], two[0]["train/loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_and_one_of_them_writes(config, whole_run, tmp_path):
+    """On a mesh that divides parameters and rows, both across the processes."""
+    workdir = tmp_path / "run"
+    config.mesh.update(fsdp=2, space=2)
+    config.num_epochs = 0.6
+    config.log_every_steps = 1
+    file = as_file(config, tmp_path)
+    processes = start(2, 2, f"--config={file}", f"--workdir={workdir}")
+    (spoken, _), (silence, _) = finish(processes)
+    assert "4 x cpu (fsdp=2, space=2), 2 processes" in spoken and "Trained 4 steps" in spoken
+    assert silence == ""
+    found = {e["step"]: e["train/loss"] for e in events(workdir, "train")}
+    wanted = {e["step"]: e["train/loss"] for e in events(whole_run, "train")}
+    assert (found[1] + found[2]) / 2 == pytest.approx(wanted[2], rel=1e-4)
+    assert found[3] == pytest.approx(wanted[3], rel=5e-3)
+    scores = [events(run, "val")[0]["val/accuracy"] for run in (workdir, whole_run)]
+    assert scores[0] == pytest.approx(scores[1], abs=5e-3)
+    assert {path.name for path in workdir.iterdir()} == {path.name for path in whole_run.iterdir()}
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
 def test_accumulation_sees_the_same_examples_and_learns_alike(config, tmp_path):
