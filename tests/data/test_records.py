@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from runs import fill, flip
+
 from skinjax.data import images, records
 from skinjax.data.records import Prepared, prepare
 from skinjax.data.sources.example import Example

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from runs import flip
+
 from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.manifest import find_damage

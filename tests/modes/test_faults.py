@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from runs import (
     TWO,
     assert_same_end,
@@ -26,6 +25,7 @@ from runs import (
     restore,
     tiny_config,
 )
+
 from skinjax.data.archives import cache_folder
 from skinjax.data.records import Prepared
 from skinjax.engine import memory, parallel

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 from processes import as_file, finish, start
-
 from runs import TWO, assert_same_end, call_at, events, restore, tiny_config
+
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.errors import Interrupted, UserError
 from skinjax.modes import datasets
