@@ -98,7 +98,7 @@ def predict(
         )
     else:
         writer = ClassWriter(predictor, output, isic, explain)
-    return predict_pictures(predictor, pictures, output, writer, checkpoint)
+    return predict_pictures(predictor, pictures, output, writer)
 
 
 def predict_pictures(
@@ -106,7 +106,6 @@ def predict_pictures(
     pictures: Sequence[File],
     output: Path,
     writer: "MaskWriter | ClassWriter",
-    checkpoint: str = "best",
 ) -> bool:
     """Predicts the pictures that are not done yet, and writes the table of all.
 
@@ -115,7 +114,6 @@ def predict_pictures(
         pictures: to be predicted.
         output: the folder to write to.
         writer: writes what is said of each.
-        checkpoint: that explanations are of, where the writer has some.
 
     Returns:
         Whether all pictures could be read.
@@ -150,11 +148,12 @@ def predict_pictures(
                 journal.add(Entry(file.relative, file.num_bytes, file.mtime_ns, row))
                 update(1)
         if writer.explains:
-            readable = [file for file in todo if journal.entries[file.relative].row[0] == "ok"]
             from skinjax.modes.explain import explain  # matplotlib
 
+            readable = [file for file in todo if journal.entries[file.relative].row[0] == "ok"]
             sheets = [writer.paths(file)[EXPLANATIONS] for file in readable]
-            explain(predictor.workdirs[0], readable, sheets, checkpoint)
+            (model,) = predictor.ensemble.members
+            explain(model.workdir, readable, sheets, str(model.step))
         rows = [[name, *journal.entries[name].row] for name in sorted([*asked, *kept])]
         write_bytes(output / TABLE, _csv([["file", "status", *writer.columns], *rows]))
         entries = [journal.entries[name] for name in asked]

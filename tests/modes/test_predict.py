@@ -517,3 +517,9 @@ def test_explanations_lie_beside_and_are_drawn_once(task, runs, pictures, tmp_pa
 def test_several_models_are_not_explained_at_once(runs, pictures, tmp_path):
     with pytest.raises(UserError, match="give one --workdir"):
         predict(runs["segmentation"], [str(pictures)], tmp_path / "out", explain=True)
+
+
+def test_two_pictures_for_one_sheet_are_refused(runs, pictures, images, tmp_path):
+    Image.fromarray(images[0]).save(pictures / "one.png")
+    with pytest.raises(UserError, match=r"one\.jpg and one\.png would be written to one place"):
+        predict(runs["classification"][:1], [str(pictures)], tmp_path / "out", explain=True)
