@@ -32,6 +32,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     parser.add_argument("--tiny", action="store_true", help="so small that it only shows it runs")
     parser.add_argument(
+        "--case",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="train_step, predict_step: only cases whose name has this in it; may come again",
+    )
+    parser.add_argument(
         "--kills", type=int, default=50, metavar="N", help="faults: how often it is killed (50)"
     )
     arguments = parser.parse_args()
@@ -39,7 +46,12 @@ def main() -> None:
 
     from benchmarks.harness import Options, show, write_json
 
-    options = Options(peer=arguments.peer, tiny=arguments.tiny, kills=arguments.kills)
+    options = Options(
+        peer=arguments.peer,
+        tiny=arguments.tiny,
+        kills=arguments.kills,
+        cases=tuple(arguments.case),
+    )
     module = importlib.import_module(
         "benchmarks.steps" if arguments.name.endswith("_step") else f"benchmarks.{arguments.name}"
     )

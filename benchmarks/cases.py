@@ -1,7 +1,7 @@
 """What is measured, and our side of it: the models, their sizes, and a step of each."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,8 +52,21 @@ class Case:
         return min(self.height, self.columns) <= 32
 
 
-def choose_cases(tiny: bool) -> list[Case]:
-    """The cases for this machine: what a laptop trains, or what fills an accelerator."""
+def choose_cases(tiny: bool, wanted: Sequence[str] = ()) -> list[Case]:
+    """The cases for this machine: what a laptop trains, or what fills an accelerator.
+
+    Raises:
+        ValueError: no case has any of `wanted` in its name.
+    """
+    cases = _all_cases(tiny)
+    chosen = [case for case in cases if not wanted or any(text in case.name for text in wanted)]
+    if not chosen:
+        names = ", ".join(repr(case.name) for case in cases)
+        raise ValueError(f"no case has one of {', '.join(wanted)} in its name; there are {names}")
+    return chosen
+
+
+def _all_cases(tiny: bool) -> list[Case]:
     if tiny:
         return [Case("seunet", 4, 16, 32, 2), Case("cbam", 18, 16, 16, 2)]
     if jax.default_backend() == "cpu":
@@ -67,7 +80,7 @@ def choose_cases(tiny: bool) -> list[Case]:
         ]
         return cases + [dataclasses.replace(cases[i], dtype="bfloat16") for i in (0, 3)]
     seunets = [
-        Case("seunet", base, size, size, max(4, 2**21 // (base * size * size) * 16), dtype)
+        Case("seunet", base, size, size, 2**28 // (base * size * size), dtype)
         for base in (16, 32, 64)
         for size in (128, 256, 512)
         for dtype in ("bfloat16", "float32")

@@ -25,11 +25,13 @@ class Options:
         peer: whether the same work is done by a PyTorch program in turn.
         tiny: whether everything is made so small that it only shows that it runs.
         kills: how often `faults` kills a training.
+        cases: the steps measured are those whose name has one of these in it; all, where empty.
     """
 
     peer: bool = False
     tiny: bool = False
     kills: int = 50
+    cases: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> int:

@@ -25,7 +25,7 @@ def measure_predict_step(options: Options) -> list[dict[str, Any]]:
 def _measure(options: Options, train: bool) -> list[dict[str, Any]]:
     rows = []
     peaks: dict[str, float] = {}
-    for case in choose_cases(options.tiny):
+    for case in choose_cases(options.tiny, options.cases):
         ours = (our_train_step if train else our_predict_step)(case)
         sides = {"ours": ours.call}
         row: dict[str, Any] = {"case": case.name, "parameters": ours.num_parameters}

@@ -3,21 +3,17 @@
 import contextlib
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 
-# TensorBoard shows what is flushed; that waits for the disk, so not at each event.
-_FLUSH_SECONDS = 60
+if TYPE_CHECKING:
+    from skinjax.engine.event_file import EventFile
 
 
 class Monitor:
@@ -59,9 +55,7 @@ class Monitor:
         if writes:
             cut_after(path, start_step)
         self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = (
-            _TensorBoard(workdir / "tensorboard", purge_step=start_step + 1) if writes else None
-        )
+        self._tensorboard = _open_tensorboard(workdir, start_step + 1) if writes else None
         self._note_skipped = note_skipped
         self._window: list[dict[str, jax.Array]] = []
         self._behind: list[dict[str, jax.Array]] = []
@@ -205,37 +199,11 @@ class Monitor:
                 self._tensorboard.close()
 
 
-class _TensorBoard:
-    """A file of TensorBoard's events.
+def _open_tensorboard(workdir: Path, purge_step: int) -> "EventFile":
+    # Not above: what this imports must come after jax's devices, as event_file.py says.
+    from skinjax.engine.event_file import EventFile
 
-    tensorboardX's SummaryWriter hands them to a thread, which a full disk ends; the training would
-    then wait for ever to hand over the next.
-
-    Args:
-        folder: of the files; a resumed run adds one.
-        purge_step: events of this step and later ones, in the files before, are not shown.
-    """
-
-    def __init__(self, folder: Path, purge_step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        self._file = RecordWriter(str(folder / name))
-        self._flushed = time.monotonic()
-        self._write(file_version="brain.Event:2")
-        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, figures: dict[str, float], step: int) -> None:
-        for name, value in figures.items():
-            self._write(step=step, summary=scalar(name, value))
-        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
-            self._file.flush()
-            self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, **fields: Any) -> None:
-        self._file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+    return EventFile(workdir / "tensorboard", purge_step)
 
 
 def _is_ready(window: list[dict[str, jax.Array]]) -> bool:
