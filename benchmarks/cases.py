@@ -153,7 +153,8 @@ def our_train_step(case: Case, num_devices: int | None = None) -> OurStep:
     create = make_create_state(task, optimizer, None, averaged=False, seed=0)
     state = jax.jit(create, out_shardings=parallel.replicated_sharding(mesh))()
     batch = parallel.put_batch(create_batch(case), mesh)
-    step = make_train_step(task, optimizer, schedule, mesh, seed=0).lower(state, batch).compile()
+    lowered = make_train_step(task, optimizer, schedule, mesh, seed=0).lower(state, batch)
+    step = lowered.compile()
     holder: list[TrainState] = [state]
 
     def call() -> None:
@@ -161,7 +162,7 @@ def our_train_step(case: Case, num_devices: int | None = None) -> OurStep:
         holder[0], figures = step(holder[0], batch)
         jax.block_until_ready(figures)
 
-    return OurStep(call, _count(state.params), *_cost(step, len(devices)))
+    return OurStep(call, _count(state.params), *_cost(lowered, step, len(devices)))
 
 
 def our_predict_step(case: Case) -> OurStep:
@@ -173,20 +174,25 @@ def our_predict_step(case: Case) -> OurStep:
     variables = jax.jit(task.init, out_shardings=sharding)(jax.random.key(0))
     images = parallel.put_batch({"images": create_batch(case)["images"]}, mesh)["images"]
     predict = jax.jit(lambda v, i: task.predict(v, i), out_shardings=sharding)
-    step = predict.lower(variables, images).compile()
+    lowered = predict.lower(variables, images)
+    step = lowered.compile()
 
     def call() -> None:
         jax.block_until_ready(step(variables, images))
 
-    return OurStep(call, _count(variables["params"]), *_cost(step, len(devices)))
+    return OurStep(call, _count(variables["params"]), *_cost(lowered, step, len(devices)))
 
 
 def _count(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _cost(step: Any, num_devices: int) -> tuple[float | None, float | None]:
-    """FLOPs and bytes of a compiled step, which tells those of one device."""
-    cost = step.cost_analysis() or {}
-    flops, num_bytes = cost.get("flops"), cost.get("bytes accessed")
-    return flops and flops * num_devices, num_bytes and num_bytes * num_devices
+def _cost(lowered: Any, step: Any, num_devices: int) -> tuple[float | None, float | None]:
+    """FLOPs and bytes of a step, over all devices.
+
+    FLOPs as lowered: of what is compiled, GPUs leave out the convolutions, which are cuDNN's. Bytes
+    as compiled, after fusion; that tells those of one device.
+    """
+    flops = (lowered.cost_analysis() or {}).get("flops")
+    num_bytes = (step.cost_analysis() or {}).get("bytes accessed")
+    return flops, num_bytes and num_bytes * num_devices

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cases import choose_cases
+
 ROOT = Path(__file__).resolve().parent.parent
 HAS_PEER = all(importlib.util.find_spec(name) for name in ("torch", "cv2"))
 
@@ -74,3 +76,10 @@ def test_every_name_has_its_measurement():
         [sys.executable, "-m", "benchmarks", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and all(name in done.stdout for name in NAMES)
+
+
+def test_cases_are_chosen_by_what_their_name_has():
+    assert [case.model for case in choose_cases(True, ["batch 2", "seunet"])] == ["seunet", "cbam"]
+    assert [case.model for case in choose_cases(True, ["cbam"])] == ["cbam"]
+    with pytest.raises(ValueError, match=r"'cbam-18 16x16 batch 2 float32'"):
+        choose_cases(True, ["resnet"])

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -109,6 +110,17 @@ def test_tensorflow_is_imported_nowhere():
     assert len(files) > len(MODULES)
     wrong = [path for path in files for name in imports(path) if name.split(".")[0] == "tensorflow"]
     assert not wrong
+
+
+def test_a_training_starts_without_what_only_a_report_needs():
+    # A second each; PyTorch, which tensorboardX takes where it is there, brings CUDA libraries that
+    # must not come ahead of jax's.
+    program = "import sys, skinjax.modes.train; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"sklearn", "matplotlib", "torch", "tensorboardX", "pandas", "tensorflow"}
+    assert not heavy & set(done.stdout.split())
 
 
 def test_configs_are_seen_by_main_and_modes_alone():

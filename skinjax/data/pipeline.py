@@ -260,7 +260,7 @@ def train_batches(
         grain.MapDataset.source(order)
         .batch(batch_size)
         .map(load_share)
-        .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))
+        .to_iter_dataset(_read_options(num_threads))
     )
     iterator = iter(batches)
     iterator.set_state({"next_index": start})
@@ -291,8 +291,13 @@ def eval_batches(
     return iter(
         grain.MapDataset.range(0, len(examples), batch_size)
         .map(load)
-        .to_iter_dataset(grain.ReadOptions(num_threads, BATCHES_AHEAD))
+        .to_iter_dataset(_read_options(num_threads))
     )
+
+
+def _read_options(num_threads: int) -> grain.ReadOptions:
+    """So that each thread has a batch to work on: with fewer ahead, Grain leaves threads idle."""
+    return grain.ReadOptions(num_threads, max(num_threads, BATCHES_AHEAD))
 
 
 def prefetch(batches: Iterable[Any], put: Any, ahead: int = 2) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from skinjax.data.augment import Augmentation, augment, normalise
 from skinjax.data.mixing import mix
 from skinjax.models.cbam_resnet import CBAMResNet
-from skinjax.tasks.classification_metrics import class_sums, divide_class_sums
+from skinjax.tasks.class_sums import class_sums, divide_class_sums
 from skinjax.tasks.losses import adjust_logits, cross_entropy, focal_loss, weigh_classes
 from skinjax.tasks.views import average_views
 

@@ -1,6 +1,7 @@
 """Batches: each example once an epoch, any position reachable, padding marked."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -245,3 +246,17 @@ def test_prefetch_keeps_the_order_and_runs_ahead():
     assert next(iterator) == 0
     assert sent == [0, 1, 2]
     assert list(iterator) == [1, 2, 3, 4, 5]
+
+
+def test_every_thread_has_a_batch_to_work_on():
+    num_threads = 8
+    together, met = threading.Barrier(num_threads), threading.Event()
+
+    def load(indices):
+        if not met.is_set():
+            together.wait(timeout=20)  # raises where fewer than all are at work
+            met.set()
+        return indices
+
+    examples = create_examples([0] * 64)
+    assert len(next(train_batches(examples, 4, 0, 0, num_threads, load=load))) == 4

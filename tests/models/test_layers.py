@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skinjax.models.layers import convolve
+from skinjax.models.layers import PointwiseConv, convolve
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -32,8 +32,25 @@ def test_a_convolution_is_that_of_xla_with_its_gradients(height, width, size, st
         np.testing.assert_allclose(mine, other, atol=1e-4)
 
 
-def test_small_images_are_convolved_without_xlas_slow_convolution():
-    x, kernel = jnp.ones((1, 2, 2, 8)), jnp.ones((3, 3, 8, 8))
-    assert "conv_general_dilated" not in str(jax.make_jaxpr(convolve)(x, kernel))
-    x = jnp.ones((1, 3, 3, 8))
-    assert "conv_general_dilated" in str(jax.make_jaxpr(convolve)(x, kernel))
+def test_small_images_are_convolved_without_xlas_slow_convolution_on_a_cpu(monkeypatch):
+    small, kernel = jnp.ones((1, 3, 4, 8)), jnp.ones((3, 3, 8, 8))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(convolve)(small, kernel))
+    large = jnp.ones((1, 4, 4, 8))
+    assert "conv_general_dilated" in str(jax.make_jaxpr(convolve)(large, kernel))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # A function of its own: traces are kept by function.
+    assert "conv_general_dilated" in str(jax.make_jaxpr(lambda *a: convolve(*a))(small, kernel))
+
+
+def test_a_convolution_of_single_pixels_is_the_matrix_product_of_those_taken():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    for stride in (1, 2):
+        layer = PointwiseConv(4, stride)
+        variables = layer.init(jax.random.key(1), x)
+        kernel = variables["params"]["kernel"]
+        assert kernel.shape == (3, 4)
+        expected = np.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel)
+        np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-5, atol=1e-6)
+        # XLA's GPU compiler aborts at a product of a strided slice.
+        program = str(jax.make_jaxpr(layer.apply)(variables, x))
+        assert ("slice" in program or "dot_general" in program) == (stride == 1)

@@ -14,9 +14,8 @@ from references import bootstrap_over_lesions
 from sklearn import metrics
 
 from skinjax.tasks.calibration import apply_temperature, expected_calibration_error
+from skinjax.tasks.class_sums import class_sums, divide_class_sums
 from skinjax.tasks.classification_metrics import (
-    class_sums,
-    divide_class_sums,
     figures,
     sensitivity_and_specificity,
     threshold_for_sensitivity,
