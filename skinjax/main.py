@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import runpy
 import sys
 import traceback
@@ -14,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from skinjax.errors import Interrupted, ToldElsewhere, UserError
-from skinjax.process import set_up_jax, use_huge_pages
+from skinjax.process import end_at_once, set_up_jax, use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the training: a file of configs/.", lock_config=True
@@ -141,9 +140,7 @@ def _end_unforeseen(error: Exception) -> NoReturn:
     print(f"skinjax: {lost}" if lost else traceback.format_exc(), file=sys.stderr)
     if lost:
         # At once: where it was the first process, JAX is about to abort this one.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(75)
+        end_at_once(75)
     _end(1)
 
 

@@ -1,9 +1,10 @@
-"""What must be set before jax is imported, and what before Python itself has begun."""
+"""How the process begins and ends: what must be set before jax is imported, or before Python."""
 
 import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 # Of compiled programs: some hundreds of steps, kept by when they were last used.
 _MAX_COMPILED_BYTES = 2**31
@@ -53,3 +54,13 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def end_at_once(exit_status: int) -> NoReturn:
+    """Ends the process with what it has printed, but without what else is done in order at an exit.
+
+    Where one of several processes is lost, the others' exits would wait for it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_status)

@@ -9,9 +9,7 @@ import collections
 import contextlib
 import itertools
 import json
-import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -23,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
 from skinjax.errors import ToldElsewhere, UserError
+from skinjax.process import end_at_once
 
 T = TypeVar("T")
 
@@ -213,6 +212,4 @@ def leave(exit_status: int) -> None:
     try:
         _wait_for_all("leave", _LEAVE_SECONDS)
     except jax.errors.JaxRuntimeError:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_status)
+        end_at_once(exit_status)

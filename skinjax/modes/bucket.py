@@ -26,6 +26,7 @@ from absl import logging
 from etils import epath
 
 from skinjax.errors import UserError
+from skinjax.process import end_at_once
 
 SCHEME = "gs://"
 CHECKPOINTS = "checkpoints"
@@ -171,7 +172,7 @@ class _Lock:
                 "ends, so that not both write there.",
                 self._address,
             )
-            os._exit(2)
+            end_at_once(2)
 
     def release(self) -> None:
         """Deletes the lock, where it is still this process's."""
