@@ -258,5 +258,5 @@ def test_every_thread_has_a_batch_to_work_on():
             met.set()
         return indices
 
-    examples = create_examples([0] * 64)
+    examples = create_examples(["a"] * 64)
     assert len(next(train_batches(examples, 4, 0, 0, num_threads, load=load))) == 4
