@@ -59,7 +59,8 @@ def num_cores() -> int:
 def end_at_once(exit_status: int) -> NoReturn:
     """Ends the process with what it has printed, but without what else is done in order at an exit.
 
-    Where one of several processes is lost, the others' exits would wait for it.
+    Where one of several processes is lost, the exits of the others would wait for it; where a run's
+    folder is now another process's, nothing more may be written there.
     """
     sys.stdout.flush()
     sys.stderr.flush()

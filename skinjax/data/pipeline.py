@@ -18,8 +18,8 @@ from skinjax.progress import progress
 
 Batch = dict[str, np.ndarray]
 
-# Batches that are decoded ahead of the one in use: enough to hide a slow one, few enough to hold
-# in memory.
+# Batches that are decoded ahead of the one in use, at least: enough to hide a slow one, few enough
+# to hold in memory. More threads have one each.
 BATCHES_AHEAD = 4
 
 
