@@ -91,7 +91,6 @@ class Ensemble:
         configs = [read_config(workdir) for workdir in workdirs]
         self.config = configs[0]
         self.mesh, self.batch_size = build.create_inference_mesh(self.config, batch_size)
-        # Every process gets all predictions, though each reads its share of the pictures.
         self._sharding = parallel.replicated_sharding(self.mesh)
         self.gather = jax.jit(lambda array: array, out_shardings=self._sharding)
         self.members = [
@@ -102,9 +101,16 @@ class Ensemble:
         for member in self.members[1:]:
             _check_together(self.members[0], member)
 
+        # Every process gets all predictions, though each reads its share of the pictures. A single
+        # one fetches each device's part: to exchange them first, the devices would wait for each
+        # other in every batch, and on a CPU other threads hold them up in turn.
+        outputs = parallel.batch_sharding(self.mesh)
+        if jax.process_count() > 1:
+            outputs = self._sharding
+
         @functools.cache
         def make_predict(task: build.Task) -> Callable[[PyTree, jax.Array], jax.Array]:
-            return jax.jit(functools.partial(task.predict, tta=tta), out_shardings=self._sharding)
+            return jax.jit(functools.partial(task.predict, tta=tta), out_shardings=outputs)
 
         # Runs that differ in their weights alone, as folds and seeds do, share a compiled program.
         self._predict = [make_predict(member.task) for member in self.members]
