@@ -1,6 +1,7 @@
 """Pictures in, answers out: from the mode and from the public API, which are one path."""
 
 import csv
+import io
 import itertools
 import json
 import shutil
@@ -22,7 +23,7 @@ from skinjax.errors import UserError
 from skinjax.modes import datasets
 from skinjax.modes.config import classification_config, segmentation_config
 from skinjax.modes.evaluate import evaluate
-from skinjax.modes.predict import predict
+from skinjax.modes.predict import _encode_mask, predict
 from skinjax.modes.predictor import Predictor
 from skinjax.modes.workdir import read_config, write_config
 
@@ -523,3 +524,13 @@ def test_two_pictures_for_one_sheet_are_refused(runs, pictures, images, tmp_path
     Image.fromarray(images[0]).save(pictures / "one.png")
     with pytest.raises(UserError, match=r"one\.jpg and one\.png would be written to one place"):
         predict(runs["classification"][:1], [str(pictures)], tmp_path / "out", explain=True)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (450, 600)])
+def test_mask_is_grey_png(size):
+    mask = np.random.default_rng(0).random(size) < 0.5
+    with Image.open(io.BytesIO(_encode_mask(mask))) as image:
+        image.verify()  # the chunks' sums
+    with Image.open(io.BytesIO(_encode_mask(mask))) as image:
+        assert (image.format, image.mode) == ("PNG", "L")
+        np.testing.assert_array_equal(np.asarray(image), mask * 255)
