@@ -5,10 +5,11 @@
     python -m skinjax.main --config=configs/cbam_ham10000.py:laptop \
         --config.data.source=FOLDER --workdir=RUN
 
-The whole recipe has not been run yet: no score is known.
+The whole recipe took 86 s to compile and two minutes to train on an NVIDIA H100, on 8,553 of the
+images at 200x150: test AUROC 0.935, balanced accuracy 0.594 and accuracy 0.744, on 634 lesions that
+it never saw.
 The laptop recipe (ResNet-18, 96x128, twenty epochs from scratch) took 54 minutes on two CPU cores,
-on 8,553 of the images at 200x150: test AUROC 0.922, balanced accuracy 0.612 and accuracy 0.705, on
-634 lesions that it never saw.
+on 8,553 XX
 """
 
 from ml_collections import ConfigDict
@@ -23,10 +24,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch_size = 128
     config.num_epochs = 60.0
     config.ema_decay = 0.999
-    config.schedule.name = "plateau"
-    config.schedule.patience = 5
+    config.eval_every_epochs = 10.0
+    config.optimizer.weight_decay = 5e-4
+    config.loss.mixup_alpha = 0.2
     config.augmentation.quarter_turns = True
-    config.augmentation.rotate_degrees = 45.0
+    config.augmentation.rotate_degrees = 180.0
+    config.augmentation.scale = 0.2
     config.data.sampling = 0.5
     config.data.num_threads = 8
     if variant == "laptop":

@@ -188,12 +188,15 @@ class Order:
         self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
         self._length = len(labels)
 
-    def __len__(self) -> int:
-        return sys.maxsize // self._length * self._length
-
-    def __getitem__(self, position: int) -> int:
-        epoch, place = divmod(int(position), self._length)
-        return int(self._epoch(epoch)[place])
+    def draws(self, start: int, number: int) -> np.ndarray:
+        """The examples at `number` positions from `start` on, int [number]."""
+        found = []
+        while number:
+            epoch, place = divmod(start, self._length)
+            part = self._epoch(epoch)[place : place + number]
+            found.append(part)
+            start, number = start + len(part), number - len(part)
+        return np.concatenate(found)
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         draws = []
@@ -204,6 +207,19 @@ class Order:
                 draws.append(shuffled[places[places // len(members) == this_round] % len(members)])
         rng = np.random.default_rng([self._seed, len(self._members), epoch])
         return rng.permutation(np.concatenate(draws))
+
+
+class _Batches:
+    """An order cut into batches: Grain takes some ten microseconds for each element of a source."""
+
+    def __init__(self, order: Order, batch_size: int):
+        self._order, self._batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self._order.draws(int(number) * self._batch_size, self._batch_size)
 
 
 def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
@@ -257,8 +273,7 @@ def train_batches(
 
     order = Order(examples.labels, sampling, seed, examples.sets, weights)
     batches = (
-        grain.MapDataset.source(order)
-        .batch(batch_size)
+        grain.MapDataset.source(_Batches(order, batch_size))
         .map(load_share)
         .to_iter_dataset(_read_options(num_threads))
     )

@@ -242,7 +242,7 @@ class _Run:
         order = Order(
             examples.labels, config.data.sampling, config.seed, examples.sets, self._weights()
         )
-        drawn = (order[n] for n in range((step - 1) * config.batch_size, step * config.batch_size))
+        drawn = order.draws((step - 1) * config.batch_size, config.batch_size)
         return [self.table[examples.positions[index]].image_id for index in drawn]
 
     def create_monitor(self, start: int, progress: dict[str, Any]) -> Monitor:

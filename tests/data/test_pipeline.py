@@ -79,12 +79,13 @@ def test_each_example_comes_once_an_epoch_and_any_position_can_be_reached(
     num, batch_size, seed, start
 ):
     order = Order(np.zeros(num, int), 0.0, seed)
-    epochs = [[order[epoch * num + place] for place in range(num)] for epoch in range(3)]
+    epochs = [list(order.draws(epoch * num, num)) for epoch in range(3)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(num))
     again = Order(np.zeros(num, int), 0.0, seed)
-    position = start * batch_size
-    assert again[position] == [order[i] for i in range(position + 1)][-1]
+    batch = again.draws(start * batch_size, batch_size)  # it may go over several epochs
+    np.testing.assert_array_equal(batch, order.draws(0, (start + 1) * batch_size)[-batch_size:])
+    np.testing.assert_array_equal(batch[:1], again.draws(start * batch_size, 1))
 
 
 def test_batches_go_on_from_any_step_as_if_never_stopped():
@@ -181,7 +182,7 @@ def test_sampling_gives_classes_their_share_and_examples_equal_turns(counts, sam
     order = Order(labels, sampling, seed)
     num = len(labels)
     for epoch in range(3):
-        classes = labels[[order[epoch * num + place] for place in range(num)]]
+        classes = labels[order.draws(epoch * num, num)]
         wanted = np.array(counts) ** (1 - sampling)
         wanted = wanted / wanted.sum() * num
         # A class that would get less than one draw gets one, at the cost of the largest.
@@ -190,7 +191,7 @@ def test_sampling_gives_classes_their_share_and_examples_equal_turns(counts, sam
         assert found.sum() == num and (found >= 1).all()
         if not small.any():
             assert np.abs(found - wanted).max() <= 1
-    draws = np.bincount([order[i] for i in range(3 * num)], minlength=num)
+    draws = np.bincount(order.draws(0, 3 * num), minlength=num)
     for k in range(len(counts)):
         of_class = draws[labels == k]
         assert of_class.max() - of_class.min() <= 1
@@ -205,7 +206,7 @@ def test_data_sets_get_draws_by_their_size_and_weight(counts, weights, sampling)
     sets = np.repeat(np.arange(len(counts)), counts)
     order = Order(np.zeros(len(sets), int), sampling, 0, sets, weights)
     num = len(sets)
-    found = np.bincount(sets[[order[place] for place in range(num)]], minlength=len(counts))
+    found = np.bincount(sets[order.draws(0, num)], minlength=len(counts))
     wanted = np.array(counts) * weights[: len(counts)]
     wanted = wanted / wanted.sum() * num
     assert found.sum() == num and (found >= 1).all()
@@ -217,7 +218,7 @@ def test_one_data_set_of_any_weight_is_as_if_it_had_none():
     labels = np.arange(30) % 4
     plain = Order(labels, 0.5, 3)
     weighed = Order(labels, 0.5, 3, np.zeros(30, int), [0.2])
-    assert [plain[i] for i in range(90)] == [weighed[i] for i in range(90)]
+    np.testing.assert_array_equal(plain.draws(0, 90), weighed.draws(0, 90))
 
 
 def test_a_weight_too_small_for_the_classes_is_refused():
