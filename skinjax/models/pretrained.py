@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from skinjax.errors import UserError
+from skinjax.models.torch_file import read_state_dict
 
 _TORCH_MODULES = {
     "stem_conv": "conv1",
@@ -61,7 +62,7 @@ class ImportReport:
 
 
 def load_torch_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a state dict: `.safetensors` always, `.pth` and `.pt` where PyTorch is installed.
+    """Reads a state dict: `.safetensors`, or `.pth` and `.pt`, for which PyTorch is not needed.
 
     Of a PyTorch training checkpoint, the mapping under its `state_dict` is read. Pickled code is
     never run.
@@ -73,7 +74,7 @@ def load_torch_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         The arrays by name; bfloat16 ones as float32.
 
     Raises:
-        UserError: the file is missing, truncated, or no state dict, or needs PyTorch.
+        UserError: the file is missing, truncated or damaged, or no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,7 +82,7 @@ def load_torch_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     if path.suffix in (".pth", ".pt"):
-        return _load_pickle(path)
+        return read_state_dict(path)
     raise UserError(f"{path} is no known kind of weights: give a .safetensors or .pth file.")
 
 
@@ -199,35 +200,6 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
     return {
         name: array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         for name, array in arrays.items()
-    }
-
-
-def _load_pickle(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch to be read: install torch, or save the weights as .safetensors."
-        ) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(
-            f"{path} cannot be read as a PyTorch state dict ({type(error).__name__}): fetch it "
-            "again, it may be truncated, or save only its state_dict()."
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} holds no state dict: save the model's state_dict() alone.")
-    odd = sorted(str(name) for name, value in content.items() if not torch.is_tensor(value))
-    if odd:
-        raise UserError(
-            f"{path} holds more than arrays ({_listed(odd)}): save the model's state_dict() alone."
-        )
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
-        for name, value in content.items()
     }
 
 

@@ -1,7 +1,5 @@
 """Imported weights: the logits against a ResNet written in NumPy, and what is refused."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -304,33 +302,6 @@ def test_damaged_and_foreign_files_are_told(tmp_path):
     (tmp_path / "w.h5").write_bytes(b"x")
     with pytest.raises(UserError, match=r"w.h5 is no known kind"):
         load_torch_state_dict(tmp_path / "w.h5")
-
-
-def test_a_pickle_without_pytorch_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w.pth").write_bytes(b"x")
-    with pytest.raises(
-        UserError, match=r"w.pth needs PyTorch .* or save the weights as .safetensors"
-    ):
-        load_torch_state_dict(tmp_path / "w.pth")
-
-
-def test_pickles_are_read_where_pytorch_is(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    path = tmp_path / "w.pth"
-    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
-    for content in (tensors, {"epoch": 3, "state_dict": tensors}):
-        torch.save(content, path)
-        read = load_torch_state_dict(path)
-        assert set(read) == {"a", "b"} and read["b"].dtype == np.float32
-        np.testing.assert_array_equal(read["a"], np.arange(6.0).reshape(2, 3))
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"w.pth cannot be read"):
-        load_torch_state_dict(path)
-    for content, words in (([1, 2], "holds no state dict"), ({"a": 1}, r"more than arrays \(a\)")):
-        torch.save(content, path)
-        with pytest.raises(UserError, match=words):
-            load_torch_state_dict(path)
 
 
 # ---- Another run's variables ---------------------------------------------------------------------
