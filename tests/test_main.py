@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -112,3 +113,38 @@ def test_both_tasks_train_evaluate_and_resume(task, num_devices, tmp_path, cache
     )
     for name in pictures:
         assert (folder / f"{name}.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_a_pretrained_encoder_is_trained_and_used_as_any_other(tmp_path, cache_dir):
+    workdir, output, picture = tmp_path / "run", tmp_path / "out", tmp_path / "one.png"
+    Image.effect_noise((60, 40), 50).save(picture)
+    output.mkdir()
+    trained = run(
+        "--config=configs/cbam_ham10000.py:pretrained",
+        "--config.data.dataset=phantom",
+        *SHARED,
+        f"--config.data.cache_dir={cache_dir}",
+        f"--workdir={workdir}",
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "began with 245 arrays of" in trained.stdout
+    left = (workdir / "init_from.txt").read_text().split("left ")[1:]
+    assert {path.split("/")[1] for path in left} == {"cbam", "head"}
+    for arguments in (
+        ["--mode=evaluate"],
+        ["--mode=report"],
+        ["--mode=export", f"--output={output / 'model.safetensors'}"],
+        [
+            "--mode=predict",
+            "--explain",
+            f"--input={picture}",
+            f"--output={output / 'predicted'}",
+        ],
+    ):
+        result = run(*arguments, f"--workdir={workdir}")
+        assert result.returncode == 0, result.stderr
+    page = (workdir / "report" / "index.html").read_text()
+    assert "EfficientNet-Lite0" in page
+    described = json.loads((output / "model.safetensors.json").read_text())
+    assert described["architecture"]["encoder"] == "efficientnet_lite0"

@@ -127,6 +127,15 @@ class CBAMResNet(nn.Module):
         """How many rows of the input are one row of the last stage."""
         return 32 if self.stem == "imagenet" else 8
 
+    @property
+    def blocks(self) -> list[str]:
+        """The names of the residual blocks, in the order in which a picture passes them."""
+        return [
+            f"stage_{stage}_block_{block}"
+            for stage, num_blocks in enumerate(STAGES[self.depth], 1)
+            for block in range(num_blocks)
+        ]
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Predicts one logit for each class.

@@ -1,5 +1,7 @@
 """The convolutional pieces of the models, written in the forms that XLA differentiates quickly."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -116,6 +118,68 @@ class PointwiseConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, wide_type(self.dtype))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         return x @ kernel if self.stride == 1 else convolve(x, kernel[None, None], self.stride)
+
+
+def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves each channel by itself, with TensorFlow's SAME padding: less before than after.
+
+    On a CPU it is a sum of shifted products, which XLA makes one loop of: forward it took a tenth
+    to a fortieth, and with both gradients about a fifth, of the time of XLA's grouped convolution.
+
+    Args:
+        x: [N, H, W, C] of any float type.
+        kernel: [K, K, 1, C] of the same type.
+        stride: of the windows, along both axes.
+
+    Returns:
+        [N, ceil(H / stride), ceil(W / stride), C] of the same type.
+    """
+    size, _, _, channels = kernel.shape
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
+    spans, borders = [], [(0, 0)]
+    for side in x.shape[1:3]:
+        spans.append((-(-side // stride) - 1) * stride + 1)  # from the first window to the last
+        missing = max(spans[-1] - 1 + size - side, 0)
+        borders.append((missing // 2, missing - missing // 2))
+    x = jnp.pad(x, [*borders, (0, 0)])
+    products = [
+        x[:, row : row + spans[0] : stride, column : column + spans[1] : stride]
+        * kernel[row, column, 0]
+        for row in range(size)
+        for column in range(size)
+    ]
+    return functools.reduce(jnp.add, products)
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel by itself, without bias (`convolve_depthwise`).
+
+    Attributes:
+        size: rows and columns of the kernel.
+        stride: of the windows, along both axes.
+        dtype: type of the computation; parameters are float32.
+        kernel_init: draws the kernel.
+    """
+
+    size: int
+    stride: int = 1
+    dtype: jax.typing.DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
+        shape = (self.size, self.size, 1, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, wide_type(self.dtype))
+        return convolve_depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class UpConv(nn.Module):

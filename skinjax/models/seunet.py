@@ -39,6 +39,14 @@ class SEUNet(nn.Module):
         """How many rows of the input are one row of the bottleneck."""
         return 2**NUM_LEVELS
 
+    @property
+    def blocks(self) -> list[str]:
+        """The names of the double convolutions, in the order in which a picture passes them."""
+        down, up = (
+            [f"{part}_{level}" for level in range(NUM_LEVELS)] for part in ("encoder", "decoder")
+        )
+        return [*down, "bottleneck", *reversed(up)]
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Predicts a logit for each pixel.

@@ -65,6 +65,7 @@ def create_task(
         )
     return create_classification(
         classes,
+        encoder=model.encoder,
         depth=model.depth,
         stem=model.stem,
         class_shares=class_shares,

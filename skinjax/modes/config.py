@@ -30,9 +30,10 @@ def classification_config() -> ConfigDict:
     config.best_metric = "val/balanced_accuracy"
     config.model = ConfigDict(
         dict(
-            depth=50,  # 18, 34, 50 or 101
+            encoder="resnet",  # or 'efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2'
+            depth=50,  # of a ResNet: 18, 34, 50 or 101
             attention="cbam",  # 'cbam', 'se' or 'none'
-            stem="imagenet",  # or 'small', for pictures of a few dozen pixels
+            stem="imagenet",  # of a ResNet; or 'small', for pictures of a few dozen pixels
             reduction=16,  # channels that share a hidden unit of the channel gate
         )
     )
@@ -85,7 +86,9 @@ def _shared_config(task: str) -> ConfigDict:
         )
     )
     config.max_skipped_steps = 10  # in a row, for a loss that is not finite; more end the run
-    config.init_from = ""  # weights to begin with: a PyTorch state dict or another run's workdir
+    # Weights to begin with: a PyTorch state dict, another run's workdir, or 'imagenet', of an
+    # EfficientNet-Lite whose weights are installed.
+    config.init_from = ""
     config.data = ConfigDict(
         dict(
             dataset="ham10000",
@@ -193,6 +196,7 @@ def check_config(config: ConfigDict) -> None:
         positive("model.base_features")
         within(0, 1000, "loss.bce", "loss.dice")
     else:
+        choose("model.encoder", "resnet", *(f"efficientnet_lite{variant}" for variant in range(3)))
         choose("model.depth", 18, 34, 50, 101)
         choose("model.attention", "cbam", "se", "none")
         choose("model.stem", "imagenet", "small")

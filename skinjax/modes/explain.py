@@ -13,7 +13,7 @@ from skinjax.modes.workdir import make_folder, read_calibration
 from skinjax.progress import progress
 from skinjax.report import explanations as drawing
 from skinjax.tasks.calibration import apply_temperature
-from skinjax.tasks.explain import blocks, explain_batch
+from skinjax.tasks.explain import explain_batch
 
 _BATCH_SIZE = 8
 _SHORTER_SIDE = 512  # of a picture as it is drawn, in pixels
@@ -80,10 +80,9 @@ def draw(
     def own_size(name: str) -> np.ndarray:
         return unfit(explained[name], box, picture.shape[:2])
 
-    names = blocks(model.task.model)
     channel_gates = [
         (name.replace("_", " ").replace(" block ", "."), explained[f"channel/{name}"])
-        for name in names
+        for name in model.task.model.blocks
         if f"channel/{name}" in explained
     ]
     if model.config.task == "segmentation":

@@ -135,7 +135,8 @@ def describe(
             "melanoma_threshold": calibration.get("melanoma_threshold"),
             "calibrated_on": calibration.get("fitted_on"),
         }
-        names = ["depth", "attention", "stem", "reduction"]
+        of_resnets = ["depth", "stem"] if config.model.encoder == "resnet" else []
+        names = ["encoder", *of_resnets, "attention", "reduction"]
     else:
         description |= {
             "output": f"probabilities: float32 [batch, {height}, {width}], of lesion",

@@ -30,7 +30,7 @@ from skinjax.modes import bucket, build, datasets
 from skinjax.modes.config import check_config
 from skinjax.modes.inference import restore_variables
 from skinjax.modes.workdir import locked, open_workdir, write_classes, write_config, write_text
-from skinjax.tasks.initialise import from_state_dict, from_variables
+from skinjax.tasks.initialise import from_state_dict, from_variables, imagenet_weights
 
 
 def train(
@@ -159,6 +159,8 @@ class _Run:
     def _initialise(self, state: TrainState) -> TrainState:
         """Puts weights learnt elsewhere into a new state; the average begins with them too."""
         source = Path(self.config.init_from)
+        if self.config.init_from == "imagenet":
+            source = imagenet_weights(self.task)
         whole = parallel.replicated_sharding(self.mesh)
         variables: dict[str, Any] = {"params": state.params, "batch_stats": state.batch_stats}
         shardings = {name: getattr(self.shardings, name) for name in variables}

@@ -24,6 +24,13 @@ _RESNETS = {
     "arXiv:1709.01507)",
     "none": "ResNet-{} (He 2016, arXiv:1512.03385)",
 }
+_EFFICIENTNETS = {
+    "cbam": "EfficientNet-Lite{} (Tan 2019, arXiv:1905.11946) with CBAM on its last features (Woo "
+    "2018, arXiv:1807.06521)",
+    "se": "EfficientNet-Lite{} (Tan 2019, arXiv:1905.11946) with squeeze-and-excitation on its "
+    "last features (Hu 2018, arXiv:1709.01507)",
+    "none": "EfficientNet-Lite{} (Tan 2019, arXiv:1905.11946)",
+}
 
 _FITS = {
     "squash": "the picture squashed into them",
@@ -46,8 +53,11 @@ def describe_model(settings: Settings, num_parameters: int) -> str:
     attention = settings["model.attention"]
     if settings["task"] == "segmentation":
         name = f"{_UNETS[attention]}, {settings['model.base_features']} channels at first"
-    else:
+    elif settings["model.encoder"] == "resnet":
         name = _RESNETS[attention].format(settings["model.depth"])
+    else:
+        variant = settings["model.encoder"].removeprefix("efficientnet_lite")
+        name = _EFFICIENTNETS[attention].format(variant)
     return f"{name}; {num_parameters:,} parameters; input {height} x {width} pixels"
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from skinjax.data.augment import Augmentation, augment, normalise
 from skinjax.data.mixing import mix
 from skinjax.models.cbam_resnet import CBAMResNet
+from skinjax.models.efficientnet_lite import ENCODERS, EfficientNetLiteClassifier
 from skinjax.tasks.class_sums import class_sums, divide_class_sums
 from skinjax.tasks.losses import adjust_logits, cross_entropy, focal_loss, weigh_classes
 from skinjax.tasks.views import average_views
@@ -36,7 +37,7 @@ class Classification:
         cutmix_alpha: of CutMix's; 0 is off.
     """
 
-    model: CBAMResNet
+    model: CBAMResNet | EfficientNetLiteClassifier
     image_size: tuple[int, int]
     augmentation: Augmentation
     class_shares: tuple[float, ...] = ()
@@ -158,16 +159,20 @@ def create_classification(
     reduction: int,
     dtype: jax.typing.DTypeLike,
     remat: bool = False,
+    encoder: str = "resnet",
     **settings: Any,
 ) -> Classification:
     """Creates the task with its model; `settings` are the other attributes of `Classification`."""
-    model = CBAMResNet(
+    shared: dict[str, Any] = dict(
         num_classes=len(classes),
-        depth=depth,
         attention=attention,
-        stem=stem,
         reduction=reduction,
         dtype=dtype,
         remat=remat,
     )
+    model: CBAMResNet | EfficientNetLiteClassifier
+    if encoder == "resnet":
+        model = CBAMResNet(depth=depth, stem=stem, **shared)
+    else:
+        model = EfficientNetLiteClassifier(variant=ENCODERS.index(encoder), **shared)
     return Classification(model=model, **settings)

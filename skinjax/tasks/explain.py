@@ -14,13 +14,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from skinjax.data.augment import normalise
-from skinjax.models.cbam_resnet import STAGES, CBAMResNet
-from skinjax.models.seunet import NUM_LEVELS, SEUNet
+from skinjax.models.cbam_resnet import CBAMResNet
+from skinjax.models.efficientnet_lite import EfficientNetLiteClassifier, feature_places
+from skinjax.models.seunet import SEUNet
 from skinjax.tasks.classification import Classification
 from skinjax.tasks.segmentation import Segmentation
 from skinjax.tasks.views import predict_views
 
 PyTree = Any
+Classifier = CBAMResNet | EfficientNetLiteClassifier
 # What a captured call returned, by the path of its module; one entry a call.
 Captured = dict[tuple[str, ...], tuple[jax.Array, ...]]
 
@@ -52,9 +54,10 @@ def explain_batch(
         - 'grad_cam' [N, H, W]: the mean of `grad_cam` over the picture's four flips, since the last
           block's features are few and lie nearer to the upper left; divided by its maximum and so
           in [0, 1];
-        - 'spatial/stage_1' to 'spatial/stage_4' [N, H, W], where the model has CBAM: the spatial
-          gate, in (0, 1), of the stage's last block;
-        - 'channel/BLOCK' [N, C] for each of `blocks`, where the model has CBAM or
+        - 'spatial/stage_1' to 'spatial/stage_4' [N, H, W], where a ResNet has CBAM: the spatial
+          gate, in (0, 1), of the stage's last block; of an EfficientNet-Lite 'spatial/features', of
+          the one on its last features;
+        - 'channel/BLOCK' [N, C] for each of the model's `blocks`, where the model has CBAM or
           squeeze-and-excitation: its channel gate, in (0, 1).
 
         Of a segmentation:
@@ -70,21 +73,8 @@ def explain_batch(
     return _explain_outlines(task.model, variables, normalised)
 
 
-def blocks(model: SEUNet | CBAMResNet) -> list[str]:
-    """The names of the model's blocks, in the order in which a picture passes them."""
-    if isinstance(model, SEUNet):
-        levels = range(NUM_LEVELS)
-        down, up = ([f"{part}_{level}" for level in levels] for part in ("encoder", "decoder"))
-        return [*down, "bottleneck", *reversed(up)]
-    return [
-        f"stage_{stage}_block_{block}"
-        for stage, num_blocks in enumerate(STAGES[model.depth], 1)
-        for block in range(num_blocks)
-    ]
-
-
 def grad_cam(
-    model: CBAMResNet,
+    model: Classifier,
     variables: PyTree,
     images: jax.Array,
     block: str,
@@ -99,7 +89,7 @@ def grad_cam(
         model: a classifier.
         variables: of the model.
         images: float32 [N, H, W, 3], normalised.
-        block: one of `blocks`.
+        block: one of the model's `blocks`.
         targets: int [N], the classes; unless told, those of the largest logits.
 
     Returns:
@@ -125,8 +115,8 @@ def grad_cam(
         # No image's logits depend on another image: one gradient serves them all.
         return jnp.sum(chosen), (logits, captured)
 
-    path = (block, "__call__")
     _, (_, shapes) = jax.eval_shape(run, jnp.float32(0))
+    path = next(path for path in shapes if path[-2] == block)
     output = shapes[path][0]
     no_change = jnp.zeros(output.shape, jnp.promote_types(output.dtype, jnp.float32))
     gradient, (logits, captured) = jax.grad(run, has_aux=True)(no_change)
@@ -136,31 +126,39 @@ def grad_cam(
 
 
 def _explain_classes(
-    model: CBAMResNet, variables: PyTree, images: jax.Array, targets: jax.Array | None
+    model: Classifier, variables: PyTree, images: jax.Array, targets: jax.Array | None
 ) -> dict[str, jax.Array]:
-    names, size = blocks(model), images.shape[1:3]
-    first_stride = 4 if model.stem == "imagenet" else 1
-    strides = [first_stride * 2**i for i in range(len(STAGES[model.depth]))]
+    size = images.shape[1:3]
+    last, gates = _gates(model)
     logits, captured = _capture(model, variables, images)
     if targets is None:
         targets = jnp.argmax(logits, axis=1)
     # One batch of all views: compiled once, and for the class of the picture as it is.
     views = jnp.concatenate([jnp.flip(images, axes) for axes in _FLIPS])
-    maps, _, _ = grad_cam(model, variables, views, names[-1], jnp.tile(targets, len(_FLIPS)))
-    framed = jnp.split(_to_frame(maps, strides[-1], size), len(_FLIPS))
+    maps, _, _ = grad_cam(model, variables, views, last, jnp.tile(targets, len(_FLIPS)))
+    framed = jnp.split(_to_frame(model, maps, size), len(_FLIPS))
     total = sum(jnp.flip(view, axes) for view, axes in zip(framed, _FLIPS, strict=True))
     peaks = jnp.max(total, axis=(1, 2), keepdims=True)
     explained = {
         "log_probabilities": jax.nn.log_softmax(logits),
         "grad_cam": total / jnp.where(peaks > 0, peaks, 1),
     }
-    for stage, stride in enumerate(strides, 1):
-        last = [name for name in names if name.startswith(f"stage_{stage}_")][-1]
-        before_gate = captured.get((last, "cbam", "spatial_norm", "__call__"))
-        if before_gate:
+    for name, path in gates.items():
+        if before_gate := captured.get((*path, "cbam", "spatial_norm", "__call__")):
             gate = nn.sigmoid(before_gate[0])[..., 0]
-            explained[f"spatial/stage_{stage}"] = _to_frame(gate, stride, size)
+            explained[f"spatial/{name}"] = _to_frame(model, gate, size)
     return explained | _channel_gates(captured)
+
+
+def _gates(model: Classifier) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """The block that Grad-CAM looks at, and by what name which module's spatial gate is shown."""
+    if isinstance(model, EfficientNetLiteClassifier):
+        (*_, last) = (name for name in model.blocks if name.startswith("stage_"))
+        return last, {"features": ()}
+    ends: dict[str, tuple[str, ...]] = {}
+    for name in model.blocks:
+        ends[name.split("_block_")[0]] = (name,)  # in the end the last of each stage
+    return model.blocks[-1], ends
 
 
 def _explain_outlines(model: SEUNet, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
@@ -176,7 +174,7 @@ def _explain_outlines(model: SEUNet, variables: PyTree, images: jax.Array) -> di
 
 
 def _capture(
-    model: SEUNet | CBAMResNet, variables: PyTree, images: jax.Array, block: str = ""
+    model: SEUNet | Classifier, variables: PyTree, images: jax.Array, block: str = ""
 ) -> tuple[jax.Array, Captured]:
     """The logits, and what the named block and the layers before the gates returned."""
     wanted = ("mlp", "spatial_norm", block)
@@ -201,22 +199,33 @@ def _channel_gates(captured: Captured) -> dict[str, jax.Array]:
     }
 
 
-def _to_frame(maps: jax.Array, stride: int, size: tuple[int, ...]) -> jax.Array:
-    """Maps [N, h, w] of a ResNet's features as maps [N, H, W] over its input.
+def _to_frame(model: Classifier, maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Maps [N, h, w] of a classifier's features as maps [N, H, W] over its input.
 
-    With the same border on either side, a convolution or pooling of stride 2 has its i-th output
-    about its 2i-th input pixel. So feature i stands for pixel stride * i; between them it is
-    linear, and beyond the last the last holds. To spread the features evenly over the frame, as is
-    often done, would shift the map by almost half a feature: by 16 pixels of 128.
+    Each feature stands for the pixel that it lies about; between them it is linear, and beyond the
+    last the last holds. To spread the features evenly over the frame, as is often done, would shift
+    the map by almost half a feature: by 16 pixels of 128.
     """
     rows, columns = (
-        jnp.asarray(_hats(side, stride, count), maps.dtype)
+        jnp.asarray(_hats(side, _places(model, side, count)), maps.dtype)
         for side, count in zip(size, maps.shape[1:], strict=True)
     )
     return jnp.einsum("yh,nhw,xw->nyx", rows, maps, columns, precision="highest")
 
 
-def _hats(side: int, stride: int, count: int) -> np.ndarray:
+def _places(model: Classifier, side: int, count: int) -> np.ndarray:
+    """The pixels along a side that `count` features lie about.
+
+    In a ResNet, with the same border on either side, a convolution or pooling of stride 2 has its
+    i-th output about its 2i-th input pixel.
+    """
+    if isinstance(model, EfficientNetLiteClassifier):
+        return feature_places(side)
+    stride = next(2**i for i in range(side + 1) if -(-side // 2**i) == count)
+    return stride * np.arange(count)
+
+
+def _hats(side: int, places: np.ndarray) -> np.ndarray:
     """Weights [side, count] of linear interpolation at each pixel between the features' places."""
-    places = np.minimum(np.arange(side) / stride, count - 1)
-    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count)))
+    pixels = np.arange(side)
+    return np.stack([np.interp(pixels, places, one) for one in np.eye(len(places))], axis=1)

@@ -8,8 +8,23 @@ from flax.traverse_util import unflatten_dict
 
 from skinjax.errors import UserError
 from skinjax.models import pretrained
+from skinjax.models.efficientnet_lite import ENCODERS, EfficientNetLiteClassifier
 from skinjax.tasks.classification import Classification
 from skinjax.tasks.segmentation import Segmentation
+
+
+def imagenet_weights(task: Segmentation | Classification) -> Path:
+    """The file of installed ImageNet weights for a task's model.
+
+    Raises:
+        UserError: where there are none for it, or they are not installed.
+    """
+    if isinstance(task, Classification) and isinstance(task.model, EfficientNetLiteClassifier):
+        return pretrained.installed_weights(ENCODERS[task.model.variant])
+    raise UserError(
+        "config.init_from='imagenet': only the weights of EfficientNet-Lites can be installed: set "
+        "config.model.encoder to 'efficientnet_lite0', or name a file of weights."
+    )
 
 
 def from_state_dict(
@@ -20,8 +35,8 @@ def from_state_dict(
     Args:
         task: whose model it is.
         variables: `params` and `batch_stats`; not changed.
-        path: a .safetensors or .pth file: a PyTorch ResNet's, or a model of skinjax that was
-            exported, of which each layer that fits is taken.
+        path: a .safetensors or .pth file: a PyTorch ResNet's or EfficientNet-Lite's, or a model of
+            skinjax that was exported, of which each layer that fits is taken.
 
     Returns:
         The new variables, and the paths of the arrays that were loaded and of those left.
@@ -34,10 +49,10 @@ def from_state_dict(
         return from_variables(variables, unflatten_dict(state_dict, sep="/"))
     if not isinstance(task, Classification):
         raise UserError(
-            f"config.init_from={path}: state dicts are of ResNets, and this task has none; name "
-            "the workdir of another run, or its model exported as .safetensors."
+            f"config.init_from={path}: state dicts are of classifiers, and this task has none; "
+            "name the workdir of another run, or its model exported as .safetensors."
         )
-    new, report = pretrained.import_resnet(variables, state_dict, str(path))
+    new, report = pretrained.import_torch(variables, state_dict, str(path))
     return new, list(report.loaded), list(report.kept)
 
 

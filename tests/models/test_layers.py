@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skinjax.models.layers import PointwiseConv, convolve
+from skinjax.models.layers import PointwiseConv, convolve, convolve_depthwise
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -54,3 +54,37 @@ def test_a_convolution_of_single_pixels_is_the_matrix_product_of_those_taken():
         # XLA's GPU compiler aborts at a product of a strided slice.
         program = str(jax.make_jaxpr(layer.apply)(variables, x))
         assert ("slice" in program or "dot_general" in program) == (stride == 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (6, 8), (7, 4)])
+def test_a_depthwise_convolution_is_that_of_xla_with_its_gradients(height, width, size, stride):
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=5,
+        )
+
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 5))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 5))
+    ours, pull_ours = jax.vjp(lambda x, kernel: convolve_depthwise(x, kernel, stride), x, kernel)
+    theirs, pull_theirs = jax.vjp(plain, x, kernel)
+    # float32 sums of up to 96 products of numbers of size 1.
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    out = jax.random.normal(jax.random.key(2), ours.shape)
+    for mine, other in zip(pull_ours(out), pull_theirs(out), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+def test_depthwise_convolutions_are_xlas_on_an_accelerator_alone(monkeypatch):
+    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(convolve_depthwise)(x, kernel))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # A function of its own: traces are kept by function.
+    program = str(jax.make_jaxpr(lambda *a: convolve_depthwise(*a))(x, kernel))
+    assert "conv_general_dilated" in program

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from skinjax.errors import UserError
 from skinjax.models import cbam_resnet
 from skinjax.models.cbam_resnet import CBAMResNet
-from skinjax.models.pretrained import import_resnet, load_torch_state_dict, warm_start
+from skinjax.models.pretrained import import_torch, load_torch_state_dict, warm_start
 
 NUM_CLASSES = 5
 BLOCKS = {18: (2, 2, 2, 2), 50: (1, 1, 1, 1)}  # a bottleneck net of 14 layers stands for ResNet-50
@@ -173,7 +173,7 @@ def test_imported_weights_give_the_references_logits(depth, attention, prefix):
     for dtype, tolerance in ((jnp.float64, 1e-9), (jnp.float32, 1e-4)):
         with jax.enable_x64(dtype == jnp.float64):
             model = CBAMResNet(NUM_CLASSES, depth=depth, attention=attention, dtype=dtype)
-            variables, report = import_resnet(new_variables(model), named, "test")
+            variables, report = import_torch(new_variables(model), named, "test")
             assert not report.kept and len(report.loaded) == len(jax.tree.leaves(variables))
             logits = jax.jit(lambda v, x, model=model: model.apply(v, x, train=False))(
                 variables, images.astype(dtype)
@@ -184,7 +184,7 @@ def test_imported_weights_give_the_references_logits(depth, attention, prefix):
 
 def test_the_head_is_kept_where_the_classes_differ():
     variables = new_variables(CBAMResNet(7, depth=18))
-    loaded, report = import_resnet(variables, make_state_dict(18, "cbam"), "w.pth")
+    loaded, report = import_torch(variables, make_state_dict(18, "cbam"), "w.pth")
     assert set(report.kept) == {"params/head/kernel", "params/head/bias"}
     assert report.notes == ("w.pth has 5 classes and this model 7: the head stays as it was.",)
     assert (loaded["params"]["head"]["kernel"] == 0.25).all()
@@ -196,7 +196,7 @@ def test_the_head_is_kept_where_the_classes_differ():
 @pytest.mark.parametrize("attention", ["cbam", "se"])
 def test_a_plain_resnet_leaves_attention_as_it_was(attention):
     variables = new_variables(CBAMResNet(NUM_CLASSES, depth=18, attention=attention))
-    loaded, report = import_resnet(variables, make_state_dict(18, "none"), "w.pth")
+    loaded, report = import_torch(variables, make_state_dict(18, "none"), "w.pth")
     assert report.kept and all(f"/{attention}/" in path for path in report.kept)
     assert not any(f"/{attention}/" in path for path in report.loaded)
     assert report.notes == ("w.pth has no attention blocks: the model's stay as they were.",)
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused_whole(change, words):
     change(state_dict)
     variables = new_variables(CBAMResNet(NUM_CLASSES, depth=18))
     with pytest.raises(UserError, match=words):
-        import_resnet(variables, state_dict, "w.pth")
+        import_torch(variables, state_dict, "w.pth")
     assert all((leaf == 0.25).all() for leaf in jax.tree.leaves(variables))
 
 
@@ -264,13 +264,13 @@ def test_what_does_not_fit_is_refused_whole(change, words):
 def test_another_architecture_is_refused(depth, attention, words):
     variables = new_variables(CBAMResNet(NUM_CLASSES, depth=depth, attention=attention))
     with pytest.raises(UserError, match=words):
-        import_resnet(variables, make_state_dict(18, "cbam"), "w.pth")
+        import_torch(variables, make_state_dict(18, "cbam"), "w.pth")
 
 
 def test_the_small_stem_refuses_the_large_one():
     variables = new_variables(CBAMResNet(NUM_CLASSES, depth=18, stem="small"))
     with pytest.raises(UserError, match=r"conv1.weight .* \[64, 3, 7, 7\] .* \[64, 3, 3, 3\]"):
-        import_resnet(variables, make_state_dict(18, "cbam"), "w.pth")
+        import_torch(variables, make_state_dict(18, "cbam"), "w.pth")
 
 
 # ---- Files ---------------------------------------------------------------------------------------

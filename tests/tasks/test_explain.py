@@ -12,9 +12,8 @@ from scipy.stats import spearmanr
 from skinjax.data.augment import Augmentation, normalise
 from skinjax.models import cbam_resnet, seunet
 from skinjax.models.cbam_resnet import CBAMResNet
-from skinjax.tasks import explain
 from skinjax.tasks.classification import create_classification
-from skinjax.tasks.explain import _to_frame, blocks, explain_batch, grad_cam
+from skinjax.tasks.explain import _capture, _to_frame, explain_batch, grad_cam
 from skinjax.tasks.segmentation import create_segmentation
 
 SHARED = dict(reduction=4, image_size=(33, 47), augmentation=Augmentation())
@@ -26,8 +25,7 @@ def short_nets():
     """One block a stage and two levels, so that what is compiled is small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cbam_resnet.STAGES, 18, (1, 1, 1, 1))
-        for module in (seunet, explain):
-            patch.setattr(module, "NUM_LEVELS", 2)
+        patch.setattr(seunet, "NUM_LEVELS", 2)
         yield
 
 
@@ -89,7 +87,7 @@ def test_grad_cam_of_the_last_block_is_the_classs_weights_over_the_features(clas
         expected = np.maximum(expected, 0) / (features.shape[1] * features.shape[2])
         maps, _, _ = cam(variables, normalise(view))
         np.testing.assert_allclose(maps, expected, atol=1e-6 * expected.max())
-        framed = _to_frame(jnp.asarray(expected), 32, images.shape[1:3])
+        framed = _to_frame(task.model, jnp.asarray(expected), images.shape[1:3])
         total = total + np.flip(framed, axes)
     assert total.max() > 0
     peaks = total.max((1, 2), keepdims=True)
@@ -171,7 +169,7 @@ def test_an_outlines_gates_are_what_was_multiplied_and_its_spread_that_of_flips(
 @pytest.mark.parametrize("attention", ["se", "scse", "none"])
 def test_each_block_of_an_outlines_model_has_its_gate_if_any(attention):
     task = create_outliner(attention)
-    gates = {f"channel/{block}" for block in blocks(task.model)}
+    gates = {f"channel/{block}" for block in task.model.blocks}
     assert explained_names(task) == {"probabilities", "spread"} | (
         set() if attention == "none" else gates
     )
@@ -182,7 +180,7 @@ def test_each_block_of_a_classifier_has_its_gates_if_any(attention):
     task = create_classifier(attention)
     expected = {"log_probabilities", "grad_cam"}
     if attention != "none":
-        expected |= {f"channel/{block}" for block in blocks(task.model)}
+        expected |= {f"channel/{block}" for block in task.model.blocks}
     if attention == "cbam":
         expected |= {f"spatial/stage_{stage}" for stage in range(1, 5)}
     assert explained_names(task) == expected
@@ -190,8 +188,8 @@ def test_each_block_of_a_classifier_has_its_gates_if_any(attention):
 
 def test_blocks_are_in_the_order_in_which_a_picture_passes_them():
     unet = create_outliner("se").model
-    assert blocks(unet) == ["encoder_0", "encoder_1", "bottleneck", "decoder_1", "decoder_0"]
-    assert blocks(CBAMResNet(7, depth=34))[:4] == [
+    assert unet.blocks == ["encoder_0", "encoder_1", "bottleneck", "decoder_1", "decoder_0"]
+    assert CBAMResNet(7, depth=34).blocks[:4] == [
         *(f"stage_1_block_{i}" for i in range(3)),
         "stage_2_block_0",
     ]
@@ -216,7 +214,7 @@ def test_a_feature_is_drawn_where_the_pixels_are_that_it_sees():
     # what a convolution gives.
     @jax.jit
     def run(variables, images):
-        _, captured = explain._capture(model, variables, images, "stage_4_block_0")
+        _, captured = _capture(model, variables, images, "stage_4_block_0")
         return captured[("stage_4_block_0", "__call__")][0].mean(3)
 
     def features(images):
@@ -232,14 +230,40 @@ def test_a_feature_is_drawn_where_the_pixels_are_that_it_sees():
     assert not np.allclose(features(images[:, :, ::-1])[:, :, ::-1], grid, rtol=1e-2)
     one = np.zeros((1, 9, 8), np.float32)
     one[0, 4, 5] = 1
-    drawn = np.asarray(_to_frame(jnp.asarray(one), 8, (65, 64)))[0]
+    drawn = np.asarray(_to_frame(model, jnp.asarray(one), (65, 64)))[0]
     assert np.unravel_index(drawn.argmax(), drawn.shape) == (32, 40)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (96, 128), (31, 64)])
 def test_a_flat_map_stays_flat_to_the_frames_edge(size):
     grid = jnp.ones((1, *(-(-side // 32) for side in size)))
-    np.testing.assert_allclose(_to_frame(grid, 32, size), np.ones((1, *size)), atol=1e-6)
+    np.testing.assert_allclose(_to_frame(CBAMResNet(7), grid, size), np.ones((1, *size)), atol=1e-6)
+
+
+def test_an_efficientnet_is_explained_by_its_features_and_their_attention():
+    task = create_classifier(encoder="efficientnet_lite0", image_size=(32, 64))
+    assert explained_names(task) == {
+        "log_probabilities",
+        "grad_cam",
+        "spatial/features",
+        "channel/cbam",
+    }
+    assert explained_names(create_classifier("none", encoder="efficientnet_lite0")) == {
+        "log_probabilities",
+        "grad_cam",
+    }
+
+
+def test_a_feature_of_an_efficientnet_is_drawn_where_it_lies():
+    one = np.zeros((1, 3, 4), np.float32)
+    one[0, 1, 2] = 1
+    model = create_classifier(encoder="efficientnet_lite0").model
+    drawn = np.asarray(_to_frame(model, jnp.asarray(one), (96, 128)))[0]
+    # All of the border is behind: output i of five halvings lies about input 32i + 31.
+    assert np.unravel_index(drawn.argmax(), drawn.shape) == (63, 95)
+    np.testing.assert_allclose(
+        _to_frame(model, jnp.ones((1, 2, 1)), (33, 1)), np.ones((1, 33, 1)), atol=1e-6
+    )
 
 
 @pytest.mark.slow
