@@ -92,7 +92,7 @@ class Checkpoints:
             ),
             item_names=("state", "progress"),
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_array_handlers()),
                 "progress": ocp.JsonCheckpointHandler(),
             },
         )
@@ -266,6 +266,16 @@ class Checkpoints:
             return
         with self._full_disk_told():
             self._manager.close()
+
+
+def _array_handlers() -> Any:
+    """Orbax's handlers, with arrays of which each device has a copy written by one of them.
+
+    Unless told, each device cuts its share out of its copy first: to compile the cut of every array
+    took three seconds of the first save on a CPU of two devices.
+    """
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
 
 
 class _Except(ocp.path.step.NameFormat):
