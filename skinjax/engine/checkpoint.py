@@ -269,7 +269,7 @@ class Checkpoints:
 
 
 def _array_handlers() -> Any:
-    """Orbax's handlers, with arrays of which each device has a copy written by one of them.
+    """Orbax's handler of jax.Arrays alone: of copies on several devices one is written, whole.
 
     Unless told, each device cuts its share out of its copy first: to compile the cut of every array
     took three seconds of the first save on a CPU of two devices.

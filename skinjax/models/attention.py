@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from skinjax.models.layers import Conv, wide_type
 
+ATTENTIONS = ("cbam", "se", "none")  # what `attend` knows
+
 
 class GateMLP(nn.Module):
     """Two dense layers with biases and a ReLU between, C -> C / reduction -> C.
@@ -118,3 +120,25 @@ class CBAM(nn.Module):
             name="spatial_norm",
         )(pixel_logits)
         return x * nn.sigmoid(pixel_logits).astype(self.dtype)
+
+
+def attend(
+    attention: str, x: jax.Array, train: bool, reduction: int, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """A classifier's attention block, of its name in the module that calls; x as it is for 'none'.
+
+    Args:
+        attention: one of `ATTENTIONS`.
+        x: [N, H, W, C].
+        train: whether BatchNorm uses, and updates, the statistics of the batch.
+        reduction: how many channels share a hidden unit of the channel gate.
+        dtype: type of the computation.
+
+    Returns:
+        [N, H, W, C].
+    """
+    if attention == "cbam":
+        return CBAM(reduction, dtype=dtype, name="cbam")(x, train)
+    if attention == "se":
+        return SqueezeExcitation(reduction, dtype=dtype, name="se")(x)
+    return x

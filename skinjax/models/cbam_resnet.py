@@ -5,12 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from skinjax.errors import UserError
-from skinjax.models.attention import CBAM, SqueezeExcitation
-from skinjax.models.layers import Conv, PointwiseConv, wide_type
+from skinjax.models.attention import ATTENTIONS, attend
+from skinjax.models.layers import Conv, PointwiseConv, batch_norm, block_names, wide_type
 
 # Blocks in each of the four stages (He et al. 2016, table 1); bottlenecks from 50 layers on.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-ATTENTIONS = ("cbam", "se", "none")
 STEMS = ("imagenet", "small")
 BOTTLENECK_EXPANSION = 4  # output channels of a bottleneck over those of its 3x3 convolution
 
@@ -84,10 +83,7 @@ class ResidualBlock(nn.Module):
             branch = batch_norm(train, self.dtype, f"norm_{i}")(branch)
             if i < len(widths):
                 branch = nn.relu(branch)
-        if self.attention == "cbam":
-            branch = CBAM(self.reduction, dtype=self.dtype, name="cbam")(branch, train)
-        elif self.attention == "se":
-            branch = SqueezeExcitation(self.reduction, dtype=self.dtype, name="se")(branch)
+        branch = attend(self.attention, branch, train, self.reduction, self.dtype)
 
         if self.stride != 1 or x.shape[-1] != widths[-1]:
             x = convolution(widths[-1], 1, self.stride, self.dtype, "shortcut_conv")(x)
@@ -130,11 +126,7 @@ class CBAMResNet(nn.Module):
     @property
     def blocks(self) -> list[str]:
         """The names of the residual blocks, in the order in which a picture passes them."""
-        return [
-            f"stage_{stage}_block_{block}"
-            for stage, num_blocks in enumerate(STAGES[self.depth], 1)
-            for block in range(num_blocks)
-        ]
+        return block_names(STAGES[self.depth])
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -187,17 +179,3 @@ def convolution(
     if size > 1:
         return Conv(features, size, stride, dtype, kernel_init, name=name)
     return PointwiseConv(features, stride, dtype, kernel_init, name=name)
-
-
-def batch_norm(train: bool, dtype: jax.typing.DTypeLike, name: str) -> nn.BatchNorm:
-    """BatchNorm whose statistics move by 10% a step, as torchvision's do."""
-    wide = wide_type(dtype)
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        dtype=dtype,
-        param_dtype=wide,
-        # Lifts bfloat16 to float32, and would hold the statistics of float64 down to it.
-        force_float32_reductions=wide == jnp.float32,
-        name=name,
-    )

