@@ -10,7 +10,6 @@ from skinjax.data.sources.phantom import render
 from skinjax.models import cbam_resnet, seunet
 from skinjax.modes import explain as mode
 from skinjax.modes.explain import explain
-from skinjax.tasks import explain as tasks_explain
 
 SHAPES = [(75, 100), (90, 60), (48, 64)]
 
@@ -20,8 +19,7 @@ def short_nets():
     """One block a stage and two levels, so that what is compiled is small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cbam_resnet.STAGES, 18, (1, 1, 1, 1))
-        for module in (seunet, tasks_explain):
-            patch.setattr(module, "NUM_LEVELS", 2)
+        patch.setattr(seunet, "NUM_LEVELS", 2)
         yield
 
 
