@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.ema_decay = 0.999
     config.augmentation.rotate_degrees = 30.0
     config.data.num_threads = 8
-    if variant == "laptop":
+    if variant in ("laptop", "pretrained"):
         config.image_size = (96, 128)
         config.batch_size = 16
         config.num_epochs = 7.0
@@ -37,6 +37,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.size = 128
         config.data.num_threads = 2
         config.model.base_features = 16
-    elif variant:
-        raise ValueError(f"variant {variant!r} is unknown: it is '' or 'laptop'")
+    if variant == "pretrained":
+        config.init_from = "imagenet"
+        config.model.encoder = "efficientnet_lite0"
+    if variant not in ("", "laptop", "pretrained"):
+        raise ValueError(f"variant {variant!r} is unknown: it is '', 'laptop' or 'pretrained'")
     return config

@@ -21,8 +21,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "compare", "report", "predict", "export", "audit"],
-    "What to do.",
+    ["train", "folds", "evaluate", "compare", "report", "predict", "export", "audit"],
+    "What to do; folds: train, evaluate and pool each fold of config.data.folds.",
 )
 _WORKDIR = flags.DEFINE_multi_string(
     "workdir",
@@ -45,7 +45,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _TTA = flags.DEFINE_bool(
     "tta",
     False,
-    "evaluate, compare, predict, export: average over flips (and turns of a square).",
+    "folds, evaluate, compare, predict, export: average over flips (and turns of a square).",
 )
 _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
@@ -191,13 +191,11 @@ def _run() -> None:
     set_up_jax()
     speaks = _join_processes()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
-    if _MODE.value == "train":
+    if _MODE.value in ("train", "folds"):
         if _CONFIG.value is None:
             raise UserError("--config is missing: name a file, as --config=configs/quickstart.py.")
-        from skinjax.modes.train import train
-
         try:
-            train(_CONFIG.value, workdir)
+            _train(workdir)
         except Interrupted as interruption:
             if speaks:
                 print(f"skinjax: {interruption}", file=sys.stderr)
@@ -239,6 +237,18 @@ def _run() -> None:
             source=_one_source(),
             others=workdirs[1:],
         )
+
+
+def _train(workdir: Path) -> None:
+    """Trains one run, or one for each fold."""
+    if _MODE.value == "train":
+        from skinjax.modes.train import train
+
+        train(_CONFIG.value, workdir)
+        return
+    from skinjax.modes.folds import train_folds
+
+    train_folds(_CONFIG.value, workdir, _TTA.value)
 
 
 def _one_source() -> str:

@@ -35,6 +35,11 @@ ENCODERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")  #
 _STEM_FEATURES, _STEM_SIZE, _HEAD_FEATURES = 32, 3, 1280
 # The stages whose output is the last of its size: half of the input's sides, a quarter, and so on.
 _LAST_OF_SIZE = (1, 2, 3, 5, 7)
+# Their weights expect (pixel - 127) / 128 of pixels in [0, 255]
+# (`tensorflow/tpu`, models/official/efficientnet/lite); all models here are given pictures
+# normalised by ImageNet's means and deviations, which this undoes and does: x * scale + offset.
+_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_INPUT_SCALE, _INPUT_OFFSET = 255 * _STD / 128, (255 * _MEAN - 127) / 128
 # The EfficientNets' epsilon, and statistics that move by 1% a step, as theirs.
 _norm = functools.partial(batch_norm, momentum=0.99, epsilon=1e-3)
 
@@ -133,13 +138,16 @@ class EfficientNetLite(nn.Module):
         """The last features of each size.
 
         Args:
-            images: float32 [N, H, W, 3], normalised, of any height and width.
+            images: float32 [N, H, W, 3], normalised by ImageNet's means and deviations, of any
+                height and width.
             train: whether BatchNorm uses, and updates, the statistics of the batch.
 
         Returns:
             Five arrays [N, h, w, C] of type `dtype`, with a half, a quarter, ... a 32nd of the
             input's rows and columns, rounded up each time.
         """
+        wide = wide_type(self.dtype)
+        scale, offset = (jnp.asarray(a, wide) for a in (_INPUT_SCALE, _INPUT_OFFSET))
         x = nn.Conv(
             _STEM_FEATURES,
             (_STEM_SIZE, _STEM_SIZE),
@@ -147,10 +155,10 @@ class EfficientNetLite(nn.Module):
             padding="SAME",
             use_bias=False,
             dtype=self.dtype,
-            param_dtype=wide_type(self.dtype),
+            param_dtype=wide,
             kernel_init=nn.initializers.he_normal(),
             name="stem_conv",
-        )(images)
+        )(images.astype(wide) * scale + offset)
         x = nn.relu6(_norm(train, self.dtype, "stem_norm")(x))
         # `train` is the block's second argument after itself.
         make_block = InvertedResidual
@@ -213,7 +221,8 @@ class EfficientNetLiteClassifier(nn.Module):
         """Predicts one logit for each class.
 
         Args:
-            images: float32 [N, H, W, 3], normalised, of any height and width.
+            images: float32 [N, H, W, 3], normalised by ImageNet's means and deviations, of any
+                height and width.
             train: whether BatchNorm uses, and updates, the statistics of the batch.
 
         Returns:

@@ -151,14 +151,15 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
         spans.append((-(-side // stride) - 1) * stride + 1)  # from the first window to the last
         missing = max(spans[-1] - 1 + size - side, 0)
         borders.append((missing // 2, missing - missing // 2))
-    x = jnp.pad(x, [*borders, (0, 0)])
+    dtype, wide = x.dtype, wide_type(x.dtype)  # as XLA's convolutions sum bfloat16
+    x, kernel = jnp.pad(x, [*borders, (0, 0)]).astype(wide), kernel.astype(wide)
     products = [
         x[:, row : row + spans[0] : stride, column : column + spans[1] : stride]
         * kernel[row, column, 0]
         for row in range(size)
         for column in range(size)
     ]
-    return functools.reduce(jnp.add, products)
+    return functools.reduce(jnp.add, products).astype(dtype)
 
 
 class DepthwiseConv(nn.Module):

@@ -55,6 +55,8 @@ _EFFICIENTNET_BLOCK = {
     "project_conv": "_project_conv",
     "project_norm": "_bn2",
 }
+# What an EfficientNet of PyTorch has behind its trunk.
+_ENDS = re.compile(r"(_conv_head|_bn1|_fc)\.")
 _BLOCK = re.compile(r"stage_(\d+)_block_(\d+)")
 _TORCH_LEAVES = {
     "kernel": "weight",
@@ -138,14 +140,15 @@ def is_exported(state_dict: Mapping[str, np.ndarray]) -> bool:
 def import_torch(
     variables: Mapping[str, Any], state_dict: Mapping[str, np.ndarray], source: str
 ) -> tuple[dict[str, Any], ImportReport]:
-    """Puts a PyTorch network's weights into the variables of a classifier of ours.
+    """Puts a PyTorch classifier's weights into the variables of a model of ours.
 
     The head is kept where the number of classes differs, and the attention blocks where the state
-    dict has none of them; both are reported. Everything else must be there and fit.
+    dict has none of them; both are reported. A U-Net over a trunk takes the trunk and keeps its way
+    up. Everything else must be there and fit.
 
     Args:
-        variables: `params` and `batch_stats` of a `CBAMResNet` or an `EfficientNetLiteClassifier`;
-            not changed.
+        variables: `params` and `batch_stats` of a `CBAMResNet`, an `EfficientNetLiteClassifier` or
+            an `EfficientNetUNet`; not changed.
         state_dict: arrays by PyTorch name, see the module's docstring.
         source: what the state dict was read from, for messages.
 
@@ -159,17 +162,25 @@ def import_torch(
     arrays = _strip_names(state_dict, source)
     target = flatten_dict(dict(variables), sep="/")
     is_resnet = not any(path.startswith("params/trunk/") for path in target)
-    names = _resnet_names(target) if is_resnet else _efficientnet_names(target)
+    kept: dict[str, str] = {}  # path -> why
+    if is_resnet:
+        names = _resnet_names(target)
+    else:
+        is_unet = any(path.startswith("params/decoder_0/") for path in target)
+        if is_unet:
+            way_up = [path for path in target if path.split("/")[1] != "trunk"]
+            kept |= dict.fromkeys(way_up, f"{source} is of a classifier: the way up is new.")
+            arrays = {name: array for name, array in arrays.items() if not _ENDS.match(name)}
+        names = _efficientnet_names(path for path in target if path not in kept)
 
     homeless = sorted(set(arrays) - set(names.values()))
     if homeless:
         raise UserError(
             f"{source} has {len(homeless)} keys without a home in this model: {_listed(homeless)}; "
-            "give weights of the same depth and attention."
+            "give weights of the same architecture and attention."
         )
 
-    kept: dict[str, str] = {}  # path -> why
-    attention = [path for path in target if _is_attention(path)]
+    attention = [path for path in names if _is_attention(path)]
     if not any(names[path] in arrays for path in attention):
         note = f"{source} has no attention blocks: the model's stay as they were."
         kept |= dict.fromkeys(attention, note)
@@ -179,11 +190,11 @@ def import_torch(
     if missing:
         raise UserError(
             f"{source} lacks {len(missing)} arrays of this model: {_listed(missing)}; "
-            "give weights of the same depth and attention."
+            "give weights of the same architecture and attention."
         )
 
-    head = names["params/head/kernel"]
-    if _head_differs(target, arrays[head]):
+    head = names.get("params/head/kernel")
+    if head and _head_differs(target, arrays[head]):
         note = (
             f"{source} has {len(arrays[head])} classes and this model "
             f"{target['params/head/bias'].size}: the head stays as it was."

@@ -58,6 +58,7 @@ def create_task(
     )
     if config.task == "segmentation":
         return create_segmentation(
+            encoder=model.encoder,
             base_features=model.base_features,
             bce_weight=config.loss.bce,
             dice_weight=config.loss.dice,

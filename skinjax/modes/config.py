@@ -15,6 +15,7 @@ def segmentation_config() -> ConfigDict:
     config.best_metric = "val/jaccard"
     config.model = ConfigDict(
         dict(
+            encoder="unet",  # its own, or 'efficientnet_lite0', '...1' or '...2'
             base_features=64,  # channels of the first level
             attention="se",  # 'se', 'scse' or 'none'
             reduction=16,  # channels that share a hidden unit of the squeeze-and-excitation block
@@ -30,7 +31,7 @@ def classification_config() -> ConfigDict:
     config.best_metric = "val/balanced_accuracy"
     config.model = ConfigDict(
         dict(
-            encoder="resnet",  # or 'efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2'
+            encoder="resnet",  # or 'efficientnet_lite0', '...1' or '...2'
             depth=50,  # of a ResNet: 18, 34, 50 or 101
             attention="cbam",  # 'cbam', 'se' or 'none'
             stem="imagenet",  # of a ResNet; or 'small', for pictures of a few dozen pixels
@@ -191,12 +192,14 @@ def check_config(config: ConfigDict) -> None:
     _require("data.also", also, whole, "(dataset, source, weight above 0) for each data set")
     names = [config.data.dataset, *(entry[0] for entry in also)] if whole else []
     _require("data.also", also, len({*names}) == len(names), "of data sets that all differ")
+    lites = [f"efficientnet_lite{variant}" for variant in range(3)]
     if config.task == "segmentation":
+        choose("model.encoder", "unet", *lites)
         choose("model.attention", "se", "scse", "none")
         positive("model.base_features")
         within(0, 1000, "loss.bce", "loss.dice")
     else:
-        choose("model.encoder", "resnet", *(f"efficientnet_lite{variant}" for variant in range(3)))
+        choose("model.encoder", "resnet", *lites)
         choose("model.depth", 18, 34, 50, 101)
         choose("model.attention", "cbam", "se", "none")
         choose("model.stem", "imagenet", "small")

@@ -142,7 +142,7 @@ def describe(
             "output": f"probabilities: float32 [batch, {height}, {width}], of lesion",
             "threshold": THRESHOLD,
         }
-        names = ["base_features", "attention", "reduction"]
+        names = ["encoder", "base_features", "attention", "reduction"]
     data_sets = [config.data.dataset, *(entry[0] for entry in config.data.also)]
     return description | {
         "architecture": {name: config.model[name] for name in names},

@@ -115,6 +115,8 @@ class _Run:
             parallel.batch_parts(mesh),
         )
         resumed = on_main(lambda: open_workdir(workdir, config))
+        if config.init_from and not resumed:
+            _find_weights(config)  # before anything is prepared or written
         prepared = first_on_host(lambda: datasets.prepare_data(config))
         splits = datasets.split_data(config, prepared)
         on_main(lambda: _write_setting(workdir, config, prepared, splits, resumed))
@@ -158,9 +160,7 @@ class _Run:
 
     def _initialise(self, state: TrainState) -> TrainState:
         """Puts weights learnt elsewhere into a new state; the average begins with them too."""
-        source = Path(self.config.init_from)
-        if self.config.init_from == "imagenet":
-            source = imagenet_weights(self.task)
+        source = _find_weights(self.config)
         whole = parallel.replicated_sharding(self.mesh)
         variables: dict[str, Any] = {"params": state.params, "batch_stats": state.batch_stats}
         shardings = {name: getattr(self.shardings, name) for name in variables}
@@ -294,6 +294,23 @@ class _Run:
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return parallel.put_batch(batch, self.mesh)
+
+
+def _find_weights(config: ConfigDict) -> Path:
+    """The file or the run that the weights to begin with are read from.
+
+    Raises:
+        UserError: where it is missing.
+    """
+    if config.init_from == "imagenet":
+        return imagenet_weights(build.create_task(config, classes=()))
+    source = Path(config.init_from)
+    if not source.exists():
+        raise UserError(
+            f"config.init_from={source} is missing: name a .safetensors or .pth file of weights, "
+            "or the workdir of another run."
+        )
+    return source
 
 
 def _write_setting(

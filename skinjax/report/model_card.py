@@ -53,6 +53,9 @@ def describe_model(settings: Settings, num_parameters: int) -> str:
     attention = settings["model.attention"]
     if settings["task"] == "segmentation":
         name = f"{_UNETS[attention]}, {settings['model.base_features']} channels at first"
+        if settings["model.encoder"] != "unet":
+            variant = settings["model.encoder"].removeprefix("efficientnet_lite")
+            name += f", whose way down is an {_EFFICIENTNETS['none'].format(variant)}"
     elif settings["model.encoder"] == "resnet":
         name = _RESNETS[attention].format(settings["model.depth"])
     else:

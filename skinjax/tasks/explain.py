@@ -16,12 +16,13 @@ from flax.traverse_util import flatten_dict
 from skinjax.data.augment import normalise
 from skinjax.models.cbam_resnet import CBAMResNet
 from skinjax.models.efficientnet_lite import EfficientNetLiteClassifier, feature_places
-from skinjax.models.seunet import SEUNet
+from skinjax.models.seunet import EfficientNetUNet, SEUNet
 from skinjax.tasks.classification import Classification
 from skinjax.tasks.segmentation import Segmentation
 from skinjax.tasks.views import predict_views
 
 PyTree = Any
+UNet = SEUNet | EfficientNetUNet
 Classifier = CBAMResNet | EfficientNetLiteClassifier
 # What a captured call returned, by the path of its module; one entry a call.
 Captured = dict[tuple[str, ...], tuple[jax.Array, ...]]
@@ -52,8 +53,8 @@ def explain_batch(
 
         - 'log_probabilities' [N, K], before any temperature;
         - 'grad_cam' [N, H, W]: the mean of `grad_cam` over the picture's four flips, since the last
-          block's features are few and lie nearer to the upper left; divided by its maximum and so
-          in [0, 1];
+          block's features are few, and lie nearer to one corner (a ResNet's to the upper left);
+          divided by its maximum and so in [0, 1];
         - 'spatial/stage_1' to 'spatial/stage_4' [N, H, W], where a ResNet has CBAM: the spatial
           gate, in (0, 1), of the stage's last block; of an EfficientNet-Lite 'spatial/features', of
           the one on its last features;
@@ -161,7 +162,7 @@ def _gates(model: Classifier) -> tuple[str, dict[str, tuple[str, ...]]]:
     return model.blocks[-1], ends
 
 
-def _explain_outlines(model: SEUNet, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+def _explain_outlines(model: UNet, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
     def probabilities(view: jax.Array) -> jax.Array:
         logits = model.apply(variables, view, train=False)
         assert isinstance(logits, jax.Array)
@@ -174,7 +175,7 @@ def _explain_outlines(model: SEUNet, variables: PyTree, images: jax.Array) -> di
 
 
 def _capture(
-    model: SEUNet | Classifier, variables: PyTree, images: jax.Array, block: str = ""
+    model: UNet | Classifier, variables: PyTree, images: jax.Array, block: str = ""
 ) -> tuple[jax.Array, Captured]:
     """The logits, and what the named block and the layers before the gates returned."""
     wanted = ("mlp", "spatial_norm", block)

@@ -9,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 from skinjax.errors import UserError
 from skinjax.models import pretrained
 from skinjax.models.efficientnet_lite import ENCODERS, EfficientNetLiteClassifier
+from skinjax.models.seunet import EfficientNetUNet, SEUNet
 from skinjax.tasks.classification import Classification
 from skinjax.tasks.segmentation import Segmentation
 
@@ -19,7 +20,7 @@ def imagenet_weights(task: Segmentation | Classification) -> Path:
     Raises:
         UserError: where there are none for it, or they are not installed.
     """
-    if isinstance(task, Classification) and isinstance(task.model, EfficientNetLiteClassifier):
+    if isinstance(task.model, EfficientNetLiteClassifier | EfficientNetUNet):
         return pretrained.installed_weights(ENCODERS[task.model.variant])
     raise UserError(
         "config.init_from='imagenet': only the weights of EfficientNet-Lites can be installed: set "
@@ -47,10 +48,11 @@ def from_state_dict(
     state_dict = pretrained.load_torch_state_dict(path)
     if pretrained.is_exported(state_dict):
         return from_variables(variables, unflatten_dict(state_dict, sep="/"))
-    if not isinstance(task, Classification):
+    if isinstance(task.model, SEUNet):
         raise UserError(
-            f"config.init_from={path}: state dicts are of classifiers, and this task has none; "
-            "name the workdir of another run, or its model exported as .safetensors."
+            f"config.init_from={path}: state dicts are of classifiers, and an SE-UNet has none: "
+            "name the workdir of another run, or its model exported as .safetensors, or set "
+            "config.model.encoder to 'efficientnet_lite0'."
         )
     new, report = pretrained.import_torch(variables, state_dict, str(path))
     return new, list(report.loaded), list(report.kept)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from skinjax.data.augment import Augmentation, augment, content_mask, normalise
-from skinjax.models.seunet import SEUNet
+from skinjax.models.efficientnet_lite import ENCODERS
+from skinjax.models.seunet import EfficientNetUNet, SEUNet
 from skinjax.tasks.losses import binary_cross_entropy, dice_loss
 from skinjax.tasks.metrics import divide_sums, mask_sums
 from skinjax.tasks.views import average_views
@@ -28,7 +29,7 @@ class Segmentation:
         dice_weight: of the soft Dice loss.
     """
 
-    model: SEUNet
+    model: SEUNet | EfficientNetUNet
     image_size: tuple[int, int]
     augmentation: Augmentation
     bce_weight: float = 1.0
@@ -131,14 +132,20 @@ def create_segmentation(
     reduction: int,
     dtype: jax.typing.DTypeLike,
     remat: bool = False,
+    encoder: str = "unet",
     **settings: Any,
 ) -> Segmentation:
     """Creates the task with its model; `settings` are the other attributes of `Segmentation`."""
-    model = SEUNet(
+    shared: dict[str, Any] = dict(
         base_features=base_features,
         attention=attention,
         reduction=reduction,
         dtype=dtype,
         remat=remat,
     )
+    model: SEUNet | EfficientNetUNet
+    if encoder == "unet":
+        model = SEUNet(**shared)
+    else:
+        model = EfficientNetUNet(variant=ENCODERS.index(encoder), **shared)
     return Segmentation(model=model, **settings)

@@ -42,6 +42,8 @@ def create_task(name, height=64, width=32, attention=""):
     shared = dict(
         dtype=jnp.float32, image_size=(height, width), augmentation=AUGMENTATION, reduction=4
     )
+    if name.startswith("efficientnet"):
+        return create_segmentation(base_features=4, attention="se", encoder=name, **shared)
     if name == "segmentation":
         return create_segmentation(base_features=4, attention=attention or "se", **shared)
     return create_classification(
@@ -164,6 +166,7 @@ def gathered(program):
     [
         ("segmentation", 64, "se"),
         pytest.param("segmentation", 64, "scse", marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite0", 128, "", marks=pytest.mark.slow),
         pytest.param("small", 32, "cbam", marks=pytest.mark.slow),
         pytest.param("imagenet", 128, "cbam", marks=pytest.mark.slow),
     ],

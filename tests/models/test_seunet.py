@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from skinjax.models.layers import UpConv, max_pool_2x2
-from skinjax.models.seunet import SEUNet
+from skinjax.models.seunet import EfficientNetUNet, SEUNet
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,31 @@ def test_parameter_counts(attention, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
 
 
+def test_a_unet_over_a_trunk_has_its_parameters_and_those_of_the_way_up():
+    model = EfficientNetUNet(base_features=16, attention="none")
+    variables = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
+    trunk, *way_up = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for name, tree in sorted(variables["params"].items(), key=lambda item: item[0] != "trunk")
+    )
+    # Of efficientnet-lite0's 4,652,008 without the last 1x1 convolution, its BatchNorm and the head
+    # of 1000 classes.
+    assert trunk == 4_652_008 - (320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000)
+    skips, below, expected = (3, 16, 24, 40, 112), 320, 16 + 1
+    for level in reversed(range(5)):
+        features = 16 * 2**level
+        expected += 4 * below * features + features  # the 2x2 transposed convolution
+        expected += 9 * (features + skips[level]) * features + 9 * features**2 + 2 * 2 * features
+        below = features
+    assert sum(way_up) == expected
+
+
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (96, 128), (17, 250)])
-def test_any_size_keeps_its_size(size):
-    model = SEUNet(base_features=4)
+@pytest.mark.parametrize("make_model", [SEUNet, EfficientNetUNet])
+def test_any_size_keeps_its_size(make_model, size):
+    model = make_model(base_features=4)
     shape = jax.eval_shape(
         lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, *size, 3)), train=False)[0]
     )

@@ -230,6 +230,19 @@ def test_an_unknown_metric_is_refused_before_the_first_step(config, tmp_path):
         train(config, tmp_path / "run", TWO)
 
 
+@pytest.mark.parametrize(
+    ("init_from", "message"),
+    [("imagenet", "only the weights of EfficientNet-Lites"), ("w.pth", "w.pth is missing")],
+)
+def test_first_weights_that_are_not_there_are_told_before_a_run_is_made(
+    config, tmp_path, init_from, message
+):
+    config.init_from = init_from
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run", TWO)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
 def test_a_folder_that_is_no_run_and_one_in_use_are_refused(config, tmp_path):
     (tmp_path / "thesis.doc").touch()
     with pytest.raises(UserError, match=r"thesis\.doc"):

@@ -141,8 +141,8 @@ def test_cbams_gates_are_what_its_output_was_multiplied_by(classified):
         np.testing.assert_allclose(after, before * channel * spatial, atol=1e-4)
 
 
-def create_outliner(attention):
-    settings = SHARED | {"image_size": (10, 13)}
+def create_outliner(attention, encoder="unet"):
+    settings = SHARED | {"image_size": (10, 13), "encoder": encoder}
     return create_segmentation(base_features=4, attention=attention, dtype="float32", **settings)
 
 
@@ -166,9 +166,12 @@ def test_an_outlines_gates_are_what_was_multiplied_and_its_spread_that_of_flips(
         np.testing.assert_allclose(after, before * gate, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["se", "scse", "none"])
-def test_each_block_of_an_outlines_model_has_its_gate_if_any(attention):
-    task = create_outliner(attention)
+@pytest.mark.parametrize(
+    ("attention", "encoder"),
+    [("se", "unet"), ("scse", "unet"), ("none", "unet"), ("se", "efficientnet_lite0")],
+)
+def test_each_block_of_an_outlines_model_has_its_gate_if_any(attention, encoder):
+    task = create_outliner(attention, encoder)
     gates = {f"channel/{block}" for block in task.model.blocks}
     assert explained_names(task) == {"probabilities", "spread"} | (
         set() if attention == "none" else gates

@@ -43,10 +43,10 @@ def test_a_run_that_shares_no_layer_is_refused():
         from_variables(target, {"params": {"other": {"kernel": np.zeros((2, 2))}}})
 
 
-def test_a_state_dict_is_no_start_for_a_segmentation(tmp_path):
+def test_a_state_dict_is_no_start_for_an_se_unet(tmp_path):
     save_file({"fc.bias": np.zeros(7, np.float32)}, tmp_path / "w.safetensors")
     task = create_unet(4)
-    with pytest.raises(UserError, match="this task has none"):
+    with pytest.raises(UserError, match="an SE-UNet has none"):
         from_state_dict(task, {}, tmp_path / "w.safetensors")
 
 

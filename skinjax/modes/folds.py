@@ -1,0 +1,133 @@
+"""Cross-validation by one command: each fold trained and scored, and all scored as one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from skinjax.errors import UserError
+from skinjax.modes.evaluate import evaluate
+from skinjax.modes.evaluations import Evaluation, read_evaluation
+from skinjax.modes.train import train
+from skinjax.modes.workdir import evaluation_name, read_classes, write_text
+from skinjax.report.plot import csv_text
+from skinjax.tasks import classification_metrics
+from skinjax.tasks.metrics import bootstrap_means
+
+HEADLINES = {
+    "segmentation": ("jaccard", "dice", "thresholded_jaccard", "accuracy"),
+    "classification": ("auroc", "balanced_accuracy", "accuracy", "ece"),
+}
+
+
+def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[str, Any]:
+    """Trains each fold of a cross-validation in workdir/foldK, scores it, and pools the scores.
+
+    A fold that is complete is not trained again, so that the same command goes on where it was
+    stopped. Every image is in the test part of one fold: the pooled figures are those of all
+    images, each predicted by the one model that has not seen its lesion.
+
+    Args:
+        config: of the runs; `data.folds` says how many, `data.fold` is set to each in turn.
+        workdir: holds their folders, and folds.json and folds.csv beside them.
+        tta: whether predictions are averaged over flips (and turns of a square input).
+
+    Returns:
+        The pooled figures.
+
+    Raises:
+        UserError: where there are fewer than three folds, and for what ends a training.
+        Interrupted: as a training.
+    """
+    num_folds = config.data.folds
+    if num_folds < 3:
+        raise UserError(
+            f"config.data.folds={num_folds}: --mode=folds wants three or more, as "
+            "--config.data.folds=5."
+        )
+    if str(workdir).startswith("gs:"):
+        raise UserError("--mode=folds writes to a folder: --workdir cannot be a bucket's.")
+    name = evaluation_name("test", tta=tta)
+    evaluations = []
+    for fold in range(num_folds):
+        one = config.copy_and_resolve_references()
+        one.data.fold = fold
+        folder = workdir / f"fold{fold}"
+        print(f"fold {fold + 1} of {num_folds}: {folder}", flush=True)
+        train(one, folder)
+        evaluate(folder, "test", tta=tta)
+        evaluations.append(read_evaluation(folder, config.task, name))
+    classes = read_classes(workdir / "fold0")
+    pooled = pool(config.task, evaluations, classes)
+    headlines = HEADLINES[config.task]
+    rows = [
+        [f"fold{fold}", e.figures["num_images"], *(e.figures[key] for key in headlines)]
+        for fold, e in enumerate(evaluations)
+    ]
+    rows.append(["all", pooled["num_images"], *(pooled[key] for key in headlines)])
+    write_text(workdir / f"{_stem(tta)}.csv", csv_text(("part", "num_images", *headlines), rows))
+    write_text(workdir / f"{_stem(tta)}.json", json.dumps(pooled, indent=2) + "\n")
+    print(_table(rows, pooled, headlines))
+    print(f"figures: {workdir / _stem(tta)}.json and .csv")
+    return pooled
+
+
+def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The figures of several evaluations' images taken together, with 95% intervals.
+
+    Args:
+        task: 'segmentation' or 'classification'.
+        evaluations: of models of one kind, on images of which each is in one of them.
+        classes: of a classification, in the order of its probabilities.
+
+    Returns:
+        Of a segmentation 'num_images' and the headline scores; of a classification the figures of
+        `classification_metrics.figures`. Intervals are by a bootstrap over lesions.
+
+    Raises:
+        UserError: where an image is in two of them.
+    """
+    rows = [row for evaluation in evaluations for row in evaluation.rows]
+    ids = [row["image_id"] for row in rows]
+    if len(set(ids)) < len(ids):
+        twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
+        raise UserError(f"{twice} is scored in two folds: their scores cannot be pooled.")
+    lesion_ids = [row["lesion_id"] for row in rows]
+    if task == "classification":
+        probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
+        probabilities /= probabilities.sum(axis=1, keepdims=True)  # written with six digits
+        labels = np.array([classes.index(row["truth"]) for row in rows])
+        found, undefined = classification_metrics.figures(
+            probabilities, labels, lesion_ids, classes
+        )
+        return {**found, "undefined": undefined}
+    names = HEADLINES["segmentation"]
+    scores = np.array([[float(row[name]) for name in names] for row in rows])
+    low, high = bootstrap_means(scores, lesion_ids)
+    figures: dict[str, Any] = {"num_images": len(rows)}
+    for i, name in enumerate(names):
+        figures[name] = float(scores[:, i].mean())
+        figures[f"{name}_low"], figures[f"{name}_high"] = float(low[i]), float(high[i])
+    return figures
+
+
+def _stem(tta: bool) -> str:
+    return "folds-tta" if tta else "folds"
+
+
+def _table(rows: list[list[Any]], pooled: dict[str, Any], names: tuple[str, ...]) -> str:
+    def shown(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.3f}"
+
+    width = max(len(name) for name in names)
+    lines = [f"{'':8}{'images':>8}" + "".join(f"  {name:>{width}}" for name in names)]
+    for part, num_images, *values in rows:
+        cells = "".join(f"  {shown(value):>{width}}" for value in values)
+        lines.append(f"{part:8}{num_images:>8,}{cells}")
+    intervals = [
+        f"  {name} {shown(pooled[f'{name}_low'])} to {shown(pooled[f'{name}_high'])}"
+        for name in names
+    ]
+    return "\n".join([*lines, "95% intervals over all lesions:", *intervals])
