@@ -148,3 +148,28 @@ def test_a_pretrained_encoder_is_trained_and_used_as_any_other(tmp_path, cache_d
     assert "EfficientNet-Lite0" in page
     described = json.loads((output / "model.safetensors.json").read_text())
     assert described["architecture"]["encoder"] == "efficientnet_lite0"
+
+
+@pytest.mark.slow
+def test_a_joint_training_leaves_a_run_of_each_task(tmp_path, cache_dir):
+    workdir = tmp_path / "run"
+    train = [
+        "--config=configs/joint_ham10000.py:laptop",
+        "--config.data.dataset=phantom",
+        *SHARED,
+        f"--config.data.cache_dir={cache_dir}",
+        f"--workdir={workdir}",
+    ]
+    trained = run(*train)
+    assert trained.returncode == 0, trained.stderr
+    assert "val/jaccard" in trained.stdout and "val/balanced_accuracy" in trained.stdout
+    for task, picture in (("segmentation", "samples"), ("classification", "roc")):
+        evaluation = run("--mode=evaluate", f"--workdir={workdir / task}")
+        assert evaluation.returncode == 0, evaluation.stderr
+        assert (workdir / task / "evaluate" / "test" / f"{picture}.png").stat().st_size > 5_000
+        reported = run("--mode=report", f"--workdir={workdir / task}")
+        assert reported.returncode == 0, reported.stderr
+    again = run(*train)
+    assert again.returncode == 0 and "is complete" in again.stdout
+    refused = run("--mode=evaluate", f"--workdir={workdir}")
+    assert refused.returncode == 2 and "--workdir=RUN/segmentation" in refused.stderr

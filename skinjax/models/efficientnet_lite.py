@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -217,13 +218,16 @@ class EfficientNetLiteClassifier(nn.Module):
         return names + ([] if self.attention == "none" else [self.attention])
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool, features: Sequence[jax.Array] | None = None
+    ) -> jax.Array:
         """Predicts one logit for each class.
 
         Args:
             images: float32 [N, H, W, 3], normalised by ImageNet's means and deviations, of any
                 height and width.
             train: whether BatchNorm uses, and updates, the statistics of the batch.
+            features: what the trunk gives for the images, where another model has a trunk.
 
         Returns:
             float32 logits [N, num_classes].
@@ -235,8 +239,10 @@ class EfficientNetLiteClassifier(nn.Module):
             choices = ", ".join(ATTENTIONS)
             raise UserError(f"attention {self.attention!r} is not known: choose one of {choices}.")
         wide = wide_type(self.dtype)
-        x = EfficientNetLite(self.variant, self.dtype, self.remat, name="trunk")(images, train)[-1]
-        x = attend(self.attention, x, train, self.reduction, self.dtype)
+        if features is None:
+            trunk = EfficientNetLite(self.variant, self.dtype, self.remat, name="trunk")
+            features = trunk(images, train)
+        x = attend(self.attention, features[-1], train, self.reduction, self.dtype)
         x = PointwiseConv(_HEAD_FEATURES, dtype=self.dtype, name="head_conv")(x)
         x = nn.relu6(_norm(train, self.dtype, "head_norm")(x))
         x = jnp.mean(x, axis=(1, 2), dtype=wide)

@@ -144,7 +144,9 @@ class EfficientNetUNet(UNet):
         return [f"decoder_{level}" for level in reversed(range(_NUM_TRUNK_LEVELS))]
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool, features: Sequence[jax.Array] | None = None
+    ) -> jax.Array:
         """Predicts a logit for each pixel.
 
         Args:
@@ -152,12 +154,16 @@ class EfficientNetUNet(UNet):
                 height and width (padded to a multiple of 32 with their own border pixels, and
                 cropped back, inside).
             train: whether BatchNorm uses, and updates, the statistics of the batch.
+            features: what the trunk gives for the images, where another model has a trunk; of
+                images that need no padding.
 
         Returns:
             float32 logits [N, H, W, num_outputs].
         """
         height, width = images.shape[1:3]
         images = self._pad(images)
-        trunk = EfficientNetLite(self.variant, self.dtype, self.remat, name="trunk")
-        *skips, below = [images.astype(self.dtype), *trunk(images, train)]
+        if features is None:
+            trunk = EfficientNetLite(self.variant, self.dtype, self.remat, name="trunk")
+            features = trunk(images, train)
+        *skips, below = [images.astype(self.dtype), *features]
         return self._ascend(below, skips, train)[:, :height, :width]

@@ -22,8 +22,11 @@ from skinjax.engine.optim import (
     make_schedule,
 )
 from skinjax.engine.state import TrainState, make_create_state
+from skinjax.errors import UserError
+from skinjax.modes.config import PARTS, default_config
 from skinjax.modes.datasets import class_shares
 from skinjax.tasks.classification import Classification, create_classification
+from skinjax.tasks.joint import Joint
 from skinjax.tasks.segmentation import Segmentation, create_segmentation
 
 
@@ -46,7 +49,15 @@ def create_task(
         config: of the run.
         classes: of the data set, in the order of its labels.
         class_shares: of the training split; a classification that is trained needs them.
+
+    Raises:
+        UserError: for a joint training, which is used as the two runs that it leaves.
     """
+    if config.task == "joint":
+        raise UserError(
+            "A joint run is used as the two that its training leaves in its folder: name "
+            f"{' or '.join(f'--workdir=RUN/{part}' for part in PARTS)}."
+        )
     model = config.model
     shared: dict[str, Any] = dict(
         attention=model.attention,
@@ -75,6 +86,33 @@ def create_task(
     )
 
 
+def part_config(config: ConfigDict, task: str) -> ConfigDict:
+    """The configuration of the run that a joint one is to one of its two tasks."""
+    part = default_config(task)
+    shared = {k: v for k, v in config.to_dict().items() if k not in ("task", "model", "loss")}
+    with part.ignore_type():
+        part.update(shared)
+        for group in ("model", "loss"):
+            part[group].update({k: v for k, v in config[group].items() if k in part[group]})
+    if task == "classification":
+        part.model.attention = config.model.class_attention
+    part.best_metric = default_config(task).best_metric
+    return part
+
+
+def create_trained_task(
+    config: ConfigDict, classes: tuple[str, ...], class_shares: tuple[float, ...] = ()
+) -> Task | Joint:
+    """Creates what is to be trained: as `create_task`, or both tasks together."""
+    if config.task != "joint":
+        return create_task(config, classes, class_shares)
+    outlines, diagnoses = (
+        create_task(part_config(config, part), classes, class_shares) for part in PARTS
+    )
+    assert isinstance(outlines, Segmentation) and isinstance(diagnoses, Classification)
+    return Joint(outlines, diagnoses, config.loss.diagnosis)
+
+
 def create_mesh(
     config: ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
@@ -94,7 +132,7 @@ def create_mesh(
         devices = parallel.dividing_devices(part, **config.mesh)
     mesh = parallel.create_mesh(devices, **config.mesh)
     parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
-    downsampling = create_task(config, classes=()).downsampling
+    downsampling = create_trained_task(config, classes=()).downsampling
     parallel.check_rows(config.image_size[0], downsampling, mesh)
     return mesh
 
@@ -161,7 +199,7 @@ class Training:
         create_state: the state at the beginning.
     """
 
-    task: Task
+    task: Task | Joint
     durations: Durations
     schedule: Schedule
     optimizer: optax.GradientTransformation
@@ -179,9 +217,9 @@ def create_training(
         prepared: the data set.
         positions: of its training split.
     """
-    trains_classes = config.task == "classification"
+    trains_classes = config.task != "segmentation"
     shares = class_shares(prepared, positions) if trains_classes else ()
-    task = create_task(config, prepared.classes, shares)
+    task = create_trained_task(config, prepared.classes, shares)
     durations = create_durations(config, len(positions))
     settings = ScheduleSettings(
         name=config.schedule.name,

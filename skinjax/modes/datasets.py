@@ -45,11 +45,11 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
     cache_dir = cache_folder(config.data.cache_dir)
     if source and (Path(source).expanduser() / ABOUT).is_file():
         return _open_prepared(config, dataset, Path(source).expanduser())
-    options: dict[str, Any] = {"masks": config.task == "segmentation"}
+    options: dict[str, Any] = {"masks": config.task != "classification"}
     if dataset == "phantom":
         options = {"num_images": config.data.num_images} if config.data.num_images else {}
     elif dataset == "folder":
-        options = dict(masks=config.task == "segmentation", **config.data.table)
+        options |= config.data.table
     opened = create_source(dataset, source or None, cache_dir, **options)
     # Where nobody publishes them, `split_data` says what that means for the scores.
     if unit == "lesion" and not opened.has_lesion_ids and opened.lesion_ids_mend:
@@ -103,7 +103,7 @@ def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, l
         if index == 0:
             splits = moved
             continue
-        if config.task == "classification":
+        if config.task != "segmentation":
             moved["train"] = [p for p in moved["train"] if prepared.table[p].label]
         splits["train"] += moved["train"]
     _refuse_across(prepared, splits)

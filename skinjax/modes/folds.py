@@ -47,6 +47,8 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
             f"config.data.folds={num_folds}: --mode=folds wants three or more, as "
             "--config.data.folds=5."
         )
+    if config.task == "joint":
+        raise UserError("--mode=folds is for a task of one kind: train each fold of a joint one.")
     if str(workdir).startswith("gs:"):
         raise UserError("--mode=folds writes to a folder: --workdir cannot be a bucket's.")
     name = evaluation_name("test", tta=tta)

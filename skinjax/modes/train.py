@@ -29,6 +29,7 @@ from skinjax.errors import UserError
 from skinjax.modes import bucket, build, datasets
 from skinjax.modes.config import check_config
 from skinjax.modes.inference import restore_variables
+from skinjax.modes.joint_runs import write_parts
 from skinjax.modes.workdir import locked, open_workdir, write_classes, write_config, write_text
 from skinjax.tasks.initialise import from_state_dict, from_variables, imagenet_weights
 
@@ -66,6 +67,7 @@ def train(
         start, total = int(state.step), run.durations.total_steps
         if start >= total:
             print(f"{workdir} is complete: {total:,} steps of {total:,} are done.")
+            run.finish()
             return {}
         train_step, eval_step = run.compile(state)
         batches = run.train_batches(progress["examples_seen"])
@@ -100,6 +102,7 @@ def train(
                 f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations "
                 f"aside; the best checkpoint is that of step {checkpoints.best_step():,}."
             )
+            run.finish()
     return metrics
 
 
@@ -288,6 +291,11 @@ class _Run:
         weights = ", averaged weights" if self.config.ema_decay else ""
         return f"epoch {step / self.durations.steps_per_epoch:.1f}  {shown}{weights}"
 
+    def finish(self) -> None:
+        """Leaves what is used of a complete run; of most that is the run itself."""
+        if self.config.task == "joint":
+            on_main(lambda: write_parts(self.config, self.workdir))
+
     def _weights(self) -> tuple[float, ...]:
         """How often the pictures of each data set are drawn."""
         return (1.0, *(weight for _, _, weight in self.config.data.also))
@@ -303,7 +311,7 @@ def _find_weights(config: ConfigDict) -> Path:
         UserError: where it is missing.
     """
     if config.init_from == "imagenet":
-        return imagenet_weights(build.create_task(config, classes=()))
+        return imagenet_weights(build.create_trained_task(config, classes=()))
     source = Path(config.init_from)
     if not source.exists():
         raise UserError(

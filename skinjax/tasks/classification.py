@@ -91,13 +91,19 @@ class Classification:
         Returns:
             The float32 loss; beside it the new running statistics and the figures to log.
         """
-        targets = batch["targets"]
         logits, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch["images"],
             train=True,
             mutable=["batch_stats"],
         )
+        loss, figures = self.loss_of_logits(logits, batch["targets"])
+        return loss, (updated["batch_stats"], figures)
+
+    def loss_of_logits(
+        self, logits: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The mean loss of logits and targets, float32 [N, K] each, and the figures to log."""
         correct = jnp.argmax(logits, axis=1) == jnp.argmax(targets, axis=1)
         shares = jnp.array(self.class_shares, jnp.float32)
         if self.logit_adjustment:
@@ -112,7 +118,7 @@ class Classification:
             losses = weigh_classes(losses, targets, weights)
         loss = jnp.mean(losses)
         accuracy = jnp.mean(correct.astype(jnp.float32))
-        return loss, (updated["batch_stats"], {"loss": loss, "accuracy": accuracy})
+        return loss, {"loss": loss, "accuracy": accuracy}
 
     def evaluate(self, variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
         """Sums over the valid examples (`class_sums`)."""

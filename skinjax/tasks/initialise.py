@@ -4,24 +4,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import unflatten_dict
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from skinjax.errors import UserError
 from skinjax.models import pretrained
 from skinjax.models.efficientnet_lite import ENCODERS, EfficientNetLiteClassifier
 from skinjax.models.seunet import EfficientNetUNet, SEUNet
 from skinjax.tasks.classification import Classification
+from skinjax.tasks.joint import Joint, divide_variables
 from skinjax.tasks.segmentation import Segmentation
 
+Task = Segmentation | Classification | Joint
 
-def imagenet_weights(task: Segmentation | Classification) -> Path:
+
+def imagenet_weights(task: Task) -> Path:
     """The file of installed ImageNet weights for a task's model.
 
     Raises:
         UserError: where there are none for it, or they are not installed.
     """
-    if isinstance(task.model, EfficientNetLiteClassifier | EfficientNetUNet):
-        return pretrained.installed_weights(ENCODERS[task.model.variant])
+    model = task.outlines.model if isinstance(task, Joint) else task.model
+    if isinstance(model, EfficientNetLiteClassifier | EfficientNetUNet):
+        return pretrained.installed_weights(ENCODERS[model.variant])
     raise UserError(
         "config.init_from='imagenet': only the weights of EfficientNet-Lites can be installed: set "
         "config.model.encoder to 'efficientnet_lite0', or name a file of weights."
@@ -29,7 +34,7 @@ def imagenet_weights(task: Segmentation | Classification) -> Path:
 
 
 def from_state_dict(
-    task: Segmentation | Classification, variables: Mapping[str, Any], path: Path
+    task: Task, variables: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Puts the weights of a file into a model's variables.
 
@@ -54,8 +59,30 @@ def from_state_dict(
             "name the workdir of another run, or its model exported as .safetensors, or set "
             "config.model.encoder to 'efficientnet_lite0'."
         )
+    if isinstance(task, Joint):
+        return _from_classifier(variables, state_dict, path)
     new, report = pretrained.import_torch(variables, state_dict, str(path))
     return new, list(report.loaded), list(report.kept)
+
+
+def _from_classifier(
+    variables: Mapping[str, Any], state_dict: Mapping[str, np.ndarray], path: Path
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Puts a classifier's weights into a joint net: the trunk, and what its diagnoses share."""
+    diagnoses = divide_variables(variables)["diagnoses"]
+    new, report = pretrained.import_torch(diagnoses, state_dict, str(path))
+    whole = {
+        kind: {**tree, "trunk": new[kind].pop("trunk"), "diagnoses": new[kind]}
+        for kind, tree in variables.items()
+    }
+
+    def place(name: str) -> str:
+        kind, module, *_ = name.split("/")
+        return name if module == "trunk" else name.replace(kind, f"{kind}/diagnoses", 1)
+
+    loaded = [place(name) for name in report.loaded]
+    left = [name for name in flatten_dict(whole, sep="/") if name not in set(loaded)]
+    return whole, loaded, left
 
 
 def from_variables(

@@ -77,21 +77,31 @@ class Segmentation:
         Returns:
             The float32 loss; beside it the new running statistics and the figures to log.
         """
-        masks, inside = batch["masks"], batch["inside"]
         logits, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch["images"],
             train=True,
             mutable=["batch_stats"],
         )
+        loss, figures = self.loss_of_logits(logits, batch)
+        return loss, (updated["batch_stats"], figures)
+
+    def loss_of_logits(
+        self, logits: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The mean loss of logits float32 [N, H, W, 1] of an augmented batch, and the figures."""
+        masks, inside = batch["masks"], batch["inside"]
         bce = jnp.mean(binary_cross_entropy(logits, masks, inside))
         dice = jnp.mean(dice_loss(logits, masks, inside))
         loss = self.bce_weight * bce + self.dice_weight * dice
-        return loss, (updated["batch_stats"], {"loss": loss, "bce": bce, "dice_loss": dice})
+        return loss, {"loss": loss, "bce": bce, "dice_loss": dice}
 
     def evaluate(self, variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
         """Sums over the valid examples of the scores at the model's size (`mask_sums`)."""
-        logits = self._logits(variables, normalise(batch["images"]))
+        return self.sums_of_logits(self._logits(variables, normalise(batch["images"])), batch)
+
+    def sums_of_logits(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """The same of logits float32 [N, H, W, 1] of the batch."""
         inside = content_mask(batch["boxes"], *self.image_size)
         masks = batch["masks"].astype(jnp.float32)
         return mask_sums(logits, masks, inside, batch["valid"])

@@ -7,13 +7,14 @@ from skinjax.modes.config import (
     check_config,
     classification_config,
     flatten,
+    joint_config,
     segmentation_config,
     unknown_key,
 )
 from skinjax.modes.workdir import check_resume, read_config, write_config
 
 
-@pytest.mark.parametrize("make", [segmentation_config, classification_config])
+@pytest.mark.parametrize("make", [segmentation_config, classification_config, joint_config])
 def test_the_defaults_pass_and_come_back_from_json(make, tmp_path):
     config = make()
     check_config(config)
@@ -27,6 +28,10 @@ def test_the_defaults_pass_and_come_back_from_json(make, tmp_path):
     [
         (segmentation_config, "task", "detection"),
         (segmentation_config, "fit", "crop"),
+        (joint_config, "model.encoder", "resnet"),
+        (joint_config, "model.class_attention", "scse"),
+        (joint_config, "loss.label_smoothing", 1.0),
+        (joint_config, "image_size", (100, 128)),
         (segmentation_config, "image_size", (8, 8)),
         (segmentation_config, "image_size", (64,)),
         (segmentation_config, "batch_size", 0),

