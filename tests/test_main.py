@@ -148,6 +148,7 @@ def test_a_pretrained_encoder_is_trained_and_used_as_any_other(tmp_path, cache_d
     assert "EfficientNet-Lite0" in page
     described = json.loads((output / "model.safetensors.json").read_text())
     assert described["architecture"]["encoder"] == "efficientnet_lite0"
+    assert "Apache-2.0" in described["began_with"]
 
 
 @pytest.mark.slow
@@ -169,6 +170,9 @@ def test_a_joint_training_leaves_a_run_of_each_task(tmp_path, cache_dir):
         assert (workdir / task / "evaluate" / "test" / f"{picture}.png").stat().st_size > 5_000
         reported = run("--mode=report", f"--workdir={workdir / task}")
         assert reported.returncode == 0, reported.stderr
+    exported = tmp_path / "outlines.stablehlo"  # compared with the model before it is written
+    result = run("--mode=export", f"--workdir={workdir / 'segmentation'}", f"--output={exported}")
+    assert result.returncode == 0 and exported.exists(), result.stderr
     again = run(*train)
     assert again.returncode == 0 and "is complete" in again.stdout
     refused = run("--mode=evaluate", f"--workdir={workdir}")

@@ -13,15 +13,15 @@ from skinjax.engine.distributed import AgreedNumber
 from skinjax.errors import Interrupted
 
 
-def interruption(signal_number: int, step: int) -> Interrupted:
-    """What to raise once the state of `step` is saved.
+def interruption(signal_number: int, place: str) -> Interrupted:
+    """What to raise once all is saved up to a place, as 'step 1,200'.
 
     Its exit status is 75 (EX_TEMPFAIL: start me again) after SIGTERM, and 130 after Ctrl-C, as
     shells have it.
     """
     name = signal.Signals(signal_number).name
     return Interrupted(
-        f"{name}: saved at step {step:,}; the same command goes on from there.",
+        f"{name}: saved at {place}; the same command goes on from there.",
         exit_status=130 if signal_number == signal.SIGINT else 75,
     )
 
@@ -51,6 +51,9 @@ class StopRequest:
         return self._agreed.step(self.signal_number)
 
 
+_waiting: list[StopRequest] = []  # those of the loops that a signal now asks to stop
+
+
 @contextlib.contextmanager
 def stop_on_signals(mesh: Mesh) -> Iterator[StopRequest]:
     """Turns SIGTERM or SIGINT into a request for the loop; a second Ctrl-C ends at once.
@@ -62,6 +65,8 @@ def stop_on_signals(mesh: Mesh) -> Iterator[StopRequest]:
         mesh: the devices of the run.
     """
     request = StopRequest(mesh)
+    # What goes on after this loop, as the next fold does, may be waiting for a signal too.
+    requests = [request, *_waiting]
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -69,11 +74,14 @@ def stop_on_signals(mesh: Mesh) -> Iterator[StopRequest]:
     def handle(signal_number: int, frame: FrameType | None) -> None:
         if request.signal_number and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal_number = signal_number
+        for each in requests:
+            each.signal_number = signal_number
 
+    _waiting.append(request)
     before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
     finally:
+        _waiting.remove(request)
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)

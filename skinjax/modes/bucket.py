@@ -101,6 +101,11 @@ def checkpoints_folder(workdir: Path) -> Path | epath.Path:
     return epath.Path(f"{address}/{CHECKPOINTS}") if address else workdir / CHECKPOINTS
 
 
+def is_copy(workdir: Path) -> bool:
+    """Whether a folder is a copy of one in a bucket."""
+    return _read_note(workdir)[0] is not None
+
+
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
     """Holds a run in a bucket for one process; does nothing where the folder is of no bucket.

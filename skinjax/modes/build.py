@@ -96,7 +96,6 @@ def part_config(config: ConfigDict, task: str) -> ConfigDict:
             part[group].update({k: v for k, v in config[group].items() if k in part[group]})
     if task == "classification":
         part.model.attention = config.model.class_attention
-    part.best_metric = default_config(task).best_metric
     return part
 
 

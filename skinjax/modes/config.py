@@ -29,8 +29,6 @@ def classification_config() -> ConfigDict:
     """The fields of a classification experiment with their defaults: CBAM-ResNet-50 on HAM10000."""
     config = _shared_config("classification")
     config.best_metric = "val/balanced_accuracy"
-    # A guard alone: gradients have norms of 2 to 10 here, and clipped at 1 the nets learnt less.
-    config.optimizer.clip_norm = 20.0
     config.model = ConfigDict(
         dict(
             encoder="resnet",  # or 'efficientnet_lite0', '...1' or '...2'
@@ -60,7 +58,6 @@ def joint_config() -> ConfigDict:
     """The fields of a joint experiment with their defaults: outline and diagnosis on one trunk."""
     config = _shared_config("joint")
     config.best_metric = "val/score"  # the mean of the Jaccard index and the balanced accuracy
-    config.optimizer.clip_norm = 20.0
     config.model = ConfigDict(
         dict(
             encoder="efficientnet_lite0",  # or '...1' or '...2'

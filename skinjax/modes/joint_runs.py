@@ -18,8 +18,8 @@ from skinjax.tasks.joint import divide_variables
 def write_parts(config: ConfigDict, workdir: Path) -> None:
     """Writes workdir/segmentation and workdir/classification from a joint run's best checkpoint.
 
-    Each is a run to `evaluate`, `predict`, `report` and the others, with that one checkpoint. Where
-    a part has the checkpoint already it stays as it is.
+    Each is a run to `evaluate`, `predict`, `report` and the others, with that one checkpoint, which
+    is written anew each time: a division that was killed is mended by the next.
 
     Args:
         config: of the joint run.
@@ -35,15 +35,16 @@ def write_parts(config: ConfigDict, workdir: Path) -> None:
     for task, divided in zip(PARTS, divide_variables(variables).values(), strict=True):
         part, folder = build.part_config(config, task), workdir / task
         make_folder("workdir", folder)
+        if (folder / "checkpoints").exists():
+            shutil.rmtree(folder / "checkpoints")
         with Checkpoints(folder / "checkpoints", 1, part.best_metric) as checkpoints:
-            if checkpoints.latest_step() != step:
-                create = build.create_training(part, prepared, positions).create_state
-                state = jax.jit(create, out_shardings=sharding)()
-                # The average, where there is one, stands in for the parameters too.
-                state = state.replace(**divided, ema=None if state.ema is None else divided)
-                checkpoints.save(step, state, {}, {part.best_metric: 0.0})
-                checkpoints.wait()
-        for name in ("splits.csv", "classes.json"):
+            create = build.create_training(part, prepared, positions).create_state
+            state = jax.jit(create, out_shardings=sharding)()
+            # The average, where there is one, stands in for the parameters too.
+            state = state.replace(**divided, ema=None if state.ema is None else divided)
+            checkpoints.save(step, state, {}, {part.best_metric: 0.0})
+            checkpoints.wait()
+        for name in ("splits.csv", "classes.json", "metrics.jsonl"):
             shutil.copyfile(workdir / name, folder / name)
         write_config(folder / "config.json", part)
         print(f"{task}: {folder}, step {step:,}", flush=True)

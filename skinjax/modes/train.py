@@ -18,7 +18,7 @@ from skinjax.data.pipeline import Order, eval_batches, prefetch, train_batches
 from skinjax.data.records import Prepared
 from skinjax.engine import memory, optim, parallel
 from skinjax.engine.checkpoint import Checkpoints
-from skinjax.engine.distributed import first_on_host, held_by_main, is_main, on_main
+from skinjax.engine.distributed import agree, first_on_host, held_by_main, is_main, on_main
 from skinjax.engine.monitor import Monitor, duration
 from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.engine.resident import Resident
@@ -96,7 +96,7 @@ def train(
                         )
                 if signal_number and not last:
                     checkpoints.wait()
-                    raise interruption(signal_number, step)
+                    raise interruption(signal_number, f"step {step:,}")
             checkpoints.wait()
             monitor.say(
                 f"Trained {total:,} steps in {duration(monitor.training_seconds)}, evaluations "
@@ -117,9 +117,14 @@ class _Run:
             config.accumulation,
             parallel.batch_parts(mesh),
         )
+        if config.task == "joint" and bucket.is_copy(workdir):
+            raise UserError(
+                "--workdir: a joint training leaves two runs in its folder, which cannot be a "
+                "bucket's; name a folder, and copy the two when it is done."
+            )
         resumed = on_main(lambda: open_workdir(workdir, config))
         if config.init_from and not resumed:
-            _find_weights(config)  # before anything is prepared or written
+            agree(lambda: _find_weights(config))  # before anything is prepared or written
         prepared = first_on_host(lambda: datasets.prepare_data(config))
         splits = datasets.split_data(config, prepared)
         on_main(lambda: _write_setting(workdir, config, prepared, splits, resumed))
@@ -293,8 +298,16 @@ class _Run:
 
     def finish(self) -> None:
         """Leaves what is used of a complete run; of most that is the run itself."""
-        if self.config.task == "joint":
-            on_main(lambda: write_parts(self.config, self.workdir))
+        if self.config.task != "joint":
+            return
+        if jax.process_count() == 1:
+            write_parts(self.config, self.workdir)
+        elif is_main():
+            print(
+                "Start the same command as one process, with --config.dtype="
+                f"{self.config.dtype} and a config.mesh of its devices: it leaves a run of each "
+                "task."
+            )
 
     def _weights(self) -> tuple[float, ...]:
         """How often the pictures of each data set are drawn."""

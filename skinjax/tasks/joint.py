@@ -35,7 +35,7 @@ class Joint:
     diagnosis_weight: float = 1.0
 
     uses_masks = True
-    headline = ("val/jaccard", "val/balanced_accuracy", "val/loss")
+    headline = ("val/jaccard", "val/balanced_accuracy", "val/diagnosis_loss")
 
     @property
     def model(self) -> JointNet:
@@ -99,7 +99,8 @@ class Joint:
     def summarise(self, sums: dict[str, float]) -> dict[str, float]:
         """The figures of a split: the diagnosis's, and the outline's, whose accuracy is of pixels.
 
-        'score' is the mean of the Jaccard index and the balanced accuracy.
+        'diagnosis_loss' is cross-entropy, whatever the training's loss; 'score' is the mean of the
+        Jaccard index and the balanced accuracy.
         """
         parts: dict[str, dict[str, float]] = {"outlines": {}, "diagnoses": {}}
         for name, value in sums.items():
@@ -107,7 +108,9 @@ class Joint:
             parts[part][short] = value
         outlines = self.outlines.summarise(parts["outlines"])
         outlines["pixel_accuracy"] = outlines.pop("accuracy")
-        figures = outlines | self.diagnoses.summarise(parts["diagnoses"])
+        diagnoses = self.diagnoses.summarise(parts["diagnoses"])
+        diagnoses["diagnosis_loss"] = diagnoses.pop("loss")
+        figures = outlines | diagnoses
         figures["score"] = (figures["jaccard"] + figures["balanced_accuracy"]) / 2
         return figures
 

@@ -7,11 +7,13 @@ import pytest
 
 from skinjax.models import cbam_resnet
 from skinjax.models.cbam_resnet import CBAMResNet
-from skinjax.models.seunet import SEUNet
+from skinjax.models.seunet import EfficientNetUNet, SEUNet
 
 
-@pytest.fixture(params=["seunet", "cbam_resnet"])
+@pytest.fixture(params=["seunet", "cbam_resnet", pytest.param("lite_unet", marks=pytest.mark.slow)])
 def make_model(request, monkeypatch):
+    if request.param == "lite_unet":
+        return lambda remat: EfficientNetUNet(base_features=4, reduction=4, remat=remat)
     if request.param == "seunet":
         return lambda remat: SEUNet(base_features=4, reduction=4, remat=remat)
     monkeypatch.setitem(cbam_resnet.STAGES, 18, (1, 1, 1, 1))
@@ -42,6 +44,6 @@ def test_remat_computes_each_block_again_and_changes_no_figure(make_model):
     )
     # One barrier a block keeps a compiler from taking the first computation for the second. The
     # CPU's takes no notice, so that its memory says nothing here.
-    blocks = 9 if isinstance(make_model(True), SEUNet) else 4
+    blocks = {SEUNet: 9, EfficientNetUNet: 16 + 5}.get(type(make_model(True)), 4)
     barriers = [step.as_text().count("optimization_barrier") for step in (plain, rematerialised)]
     assert barriers == [0, blocks]

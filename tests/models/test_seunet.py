@@ -79,6 +79,17 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_matters():
     assert 0 < float(jnp.max(jnp.abs(exact - logits))) < 0.3
 
 
+def test_a_unet_over_a_trunk_in_bfloat16_keeps_float32_where_it_matters():
+    model = EfficientNetUNet(base_features=4, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((2, 33, 64, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    logits, updated = jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, images
+    )
+    for leaf in (logits, *jax.tree.leaves(variables), *jax.tree.leaves(updated)):
+        assert leaf.dtype == jnp.float32
+
+
 def test_max_pool_is_flax_max_pool():
     x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
     np.testing.assert_array_equal(max_pool_2x2(x), nn.max_pool(x, (2, 2), strides=(2, 2)))

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import signal
 
 import numpy as np
 import pytest
 from runs import tiny_config
 from sklearn.metrics import balanced_accuracy_score
 
-from skinjax.errors import UserError
-from skinjax.modes import folds
+from skinjax.engine.preemption import stop_on_signals
+from skinjax.errors import Interrupted, UserError
+from skinjax.modes import bucket, folds
+from skinjax.modes.config import joint_config
 from skinjax.modes.evaluations import Evaluation
 from skinjax.modes.folds import pool, train_folds
 
@@ -62,14 +65,44 @@ def test_an_image_in_two_folds_is_refused():
         pool("segmentation", [masks(0, [0.5] * 5), masks(4, [0.5] * 5)], ())
 
 
-@pytest.mark.parametrize(
-    ("num_folds", "workdir", "message"), [(0, "w", "three or more"), (3, "gs://b/w", "a bucket's")]
-)
-def test_what_cannot_be_folded_is_refused(cache_dir, num_folds, workdir, message):
+def test_what_cannot_be_folded_is_refused(cache_dir, tmp_path):
     config = tiny_config(cache_dir)
-    config.data.folds = num_folds
-    with pytest.raises(UserError, match=message):
-        train_folds(config, workdir)
+    with pytest.raises(UserError, match="three or more"):
+        train_folds(config, tmp_path)
+    config.data.folds = 3
+    bucket._write_note(tmp_path, "gs://b/run", {})
+    with pytest.raises(UserError, match="a bucket's"):
+        train_folds(config, tmp_path)
+    joint = joint_config()
+    joint.data.folds = 3
+    with pytest.raises(UserError, match="each fold of a joint one"):
+        train_folds(joint, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == [".bucket"]
+
+
+@pytest.mark.parametrize("when", ["train", "evaluate"])
+def test_a_stop_asked_for_while_a_fold_ends_is_not_lost(cache_dir, tmp_path, monkeypatch, when):
+    config = tiny_config(cache_dir)
+    config.data.folds = 3
+    done = []
+
+    def work(name):
+        def end(*arguments, **named):
+            done.append(name)
+            if name == when == "train":
+                with stop_on_signals(None):  # as a training that has done its last step
+                    signal.raise_signal(signal.SIGTERM)
+            elif name == when:
+                signal.raise_signal(signal.SIGTERM)
+
+        return end
+
+    for name in ("train", "evaluate"):
+        monkeypatch.setattr(folds, name, work(name))
+    with pytest.raises(Interrupted, match="saved at fold 1 of 3") as stopped:
+        train_folds(config, tmp_path)
+    assert stopped.value.exit_status == 75
+    assert done == ["train", "evaluate"][: 1 + (when == "evaluate")]
 
 
 @pytest.mark.slow

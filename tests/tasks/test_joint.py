@@ -92,7 +92,7 @@ def test_the_figures_are_those_of_the_two_tasks(task, variables, batch):
     assert found["dice"] == pytest.approx(outlines["dice"], abs=1e-3)
     assert found["pixel_accuracy"] == pytest.approx(outlines["accuracy"], abs=1e-3)
     assert found["accuracy"] == diagnoses["accuracy"]
-    assert found["loss"] == pytest.approx(diagnoses["loss"], rel=1e-5)
+    assert found["diagnosis_loss"] == pytest.approx(diagnoses["loss"], rel=1e-5)
     expected = (outlines["jaccard"] + diagnoses["balanced_accuracy"]) / 2
     assert found["score"] == pytest.approx(expected, abs=1e-3)
     assert {name.removeprefix("val/") for name in task.headline} <= found.keys()
