@@ -49,7 +49,7 @@ def prepare_set(config: ConfigDict, dataset: str, source: str, unit: str = "imag
     if dataset == "phantom":
         options = {"num_images": config.data.num_images} if config.data.num_images else {}
     elif dataset == "folder":
-        options |= config.data.table
+        options = dict(**options, **config.data.table)
     opened = create_source(dataset, source or None, cache_dir, **options)
     # Where nobody publishes them, `split_data` says what that means for the scores.
     if unit == "lesion" and not opened.has_lesion_ids and opened.lesion_ids_mend:
