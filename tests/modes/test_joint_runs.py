@@ -49,7 +49,9 @@ def test_the_parts_predict_what_the_joint_net_predicts(cache_dir, tmp_path, ema_
     write_parts(config, tmp_path)
 
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 64, 3), np.uint8)
-    outlines, diagnoses = training.task.model.apply(state.variables, normalise(images), train=False)
+    model = training.task.model
+    predict = jax.jit(lambda variables, x: model.apply(variables, normalise(x), train=False))
+    outlines, diagnoses = predict(state.variables, images)
     for part, expected in (
         ("segmentation", jax.nn.sigmoid(outlines[..., 0])),
         ("classification", jax.nn.log_softmax(diagnoses)[:, None]),
