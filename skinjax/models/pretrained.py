@@ -56,7 +56,7 @@ _EFFICIENTNET_BLOCK = {
     "project_norm": "_bn2",
 }
 # What an EfficientNet of PyTorch has behind its trunk.
-_ENDS = re.compile(r"(_conv_head|_bn1|_fc)\.")
+_ENDS = tuple(f"{_EFFICIENTNET_MODULES[name]}." for name in ("head_conv", "head_norm", "head"))
 _BLOCK = re.compile(r"stage_(\d+)_block_(\d+)")
 _TORCH_LEAVES = {
     "kernel": "weight",
@@ -170,7 +170,7 @@ def import_torch(
         if is_unet:
             way_up = [path for path in target if path.split("/")[1] != "trunk"]
             kept |= dict.fromkeys(way_up, f"{source} is of a classifier: the way up is new.")
-            arrays = {name: array for name, array in arrays.items() if not _ENDS.match(name)}
+            arrays = {name: array for name, array in arrays.items() if not name.startswith(_ENDS)}
         names = _efficientnet_names(path for path in target if path not in kept)
 
     homeless = sorted(set(arrays) - set(names.values()))

@@ -15,7 +15,7 @@ from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
 
 # Of per_image.csv; of predictions.csv those that have an interval.
-_SCORES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")
+MASK_SCORES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")
 _LOWER_IS_BETTER = ("ece",)
 
 
@@ -115,7 +115,7 @@ def _compare_masks(
     ours: list[dict[str, str]], theirs: list[dict[str, str]]
 ) -> dict[str, Difference]:
     return compare_scores(
-        _columns(ours, _SCORES), _columns(theirs, _SCORES), _SCORES, _lesions(ours)
+        columns(ours, MASK_SCORES), columns(theirs, MASK_SCORES), MASK_SCORES, _lesions(ours)
     )
 
 
@@ -124,11 +124,12 @@ def _compare_classes(
 ) -> dict[str, Difference]:
     labels = np.array([classes.index(row["truth"]) for row in ours])
     return compare_classes(
-        _columns(ours, classes), _columns(theirs, classes), labels, _lesions(ours), classes
+        columns(ours, classes), columns(theirs, classes), labels, _lesions(ours), classes
     )
 
 
-def _columns(rows: list[dict[str, str]], names: Sequence[str]) -> np.ndarray:
+def columns(rows: list[dict[str, str]], names: Sequence[str]) -> np.ndarray:
+    """Columns of an evaluation's table, float64 [N, len(names)]."""
     return np.array([[float(row[name]) for name in names] for row in rows])
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build
+from skinjax.modes.compare import MASK_SCORES, columns
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.evaluations import Evaluation, read_evaluation
 from skinjax.modes.train import train
@@ -19,7 +20,7 @@ from skinjax.tasks import classification_metrics
 from skinjax.tasks.metrics import bootstrap_means
 
 HEADLINES = {
-    "segmentation": ("jaccard", "dice", "thresholded_jaccard", "accuracy"),
+    "segmentation": MASK_SCORES,
     "classification": ("auroc", "balanced_accuracy", "accuracy", "ece"),
 }
 
@@ -104,18 +105,17 @@ def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> 
         raise UserError(f"{twice} is scored in two folds: their scores cannot be pooled.")
     lesion_ids = [row["lesion_id"] for row in rows]
     if task == "classification":
-        probabilities = np.array([[float(row[name]) for name in classes] for row in rows])
+        probabilities = columns(rows, classes)
         probabilities /= probabilities.sum(axis=1, keepdims=True)  # written with six digits
         labels = np.array([classes.index(row["truth"]) for row in rows])
         found, undefined = classification_metrics.figures(
             probabilities, labels, lesion_ids, classes
         )
         return {**found, "undefined": undefined}
-    names = HEADLINES["segmentation"]
-    scores = np.array([[float(row[name]) for name in names] for row in rows])
+    scores = columns(rows, MASK_SCORES)
     low, high = bootstrap_means(scores, lesion_ids)
     figures: dict[str, Any] = {"num_images": len(rows)}
-    for i, name in enumerate(names):
+    for i, name in enumerate(MASK_SCORES):
         figures[name] = float(scores[:, i].mean())
         figures[f"{name}_low"], figures[f"{name}_high"] = float(low[i]), float(high[i])
     return figures

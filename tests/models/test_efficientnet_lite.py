@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skinjax.data.augment import normalise
 from skinjax.errors import UserError
-from skinjax.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteClassifier, stages
+from skinjax.models.efficientnet_lite import (
+    _INPUT_OFFSET,
+    _INPUT_SCALE,
+    EfficientNetLite,
+    EfficientNetLiteClassifier,
+    stages,
+)
 from skinjax.models.pretrained import import_torch, installed_weights, load_torch_state_dict
 from skinjax.models.seunet import EfficientNetUNet
 
@@ -100,6 +107,12 @@ def test_head_and_attention_of_another_task_stay_as_they_were():
     )
     assert not loaded["params"]["head"]["kernel"].any()
     assert loaded["params"]["trunk"]["stage_7_block_0"]["project_conv"]["kernel"].any()
+
+
+def test_pixels_are_undone_as_they_were_normalised():
+    pixels = np.arange(0, 256, 5, dtype=np.uint8)[:, None].repeat(3, 1)[None, None]
+    seen = np.asarray(normalise(pixels), float) * _INPUT_SCALE + _INPUT_OFFSET
+    np.testing.assert_allclose(seen, (pixels.astype(float) - 127) / 128, atol=1e-6)
 
 
 def test_a_unet_takes_the_trunk_and_keeps_its_way_up():
