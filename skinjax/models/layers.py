@@ -1,7 +1,9 @@
 """The convolutional pieces of the models, written in the forms that XLA differentiates quickly."""
 
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -125,8 +127,8 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
     """Convolves each channel by itself, with TensorFlow's SAME padding: less before than after.
 
     On a CPU it is a sum of shifted products, which XLA makes one loop of: forward it took a tenth
-    to a fortieth of the time of XLA's grouped convolution, with both gradients most often a half to
-    a thirteenth (`benchmarks/NOTES.md`).
+    to a fortieth of the time of XLA's grouped convolution. Its gradients are written by hand there
+    (`benchmarks/NOTES.md`).
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -136,30 +138,84 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
     Returns:
         [N, ceil(H / stride), ceil(W / stride), C] of the same type.
     """
-    size, _, _, channels = kernel.shape
-    if jax.default_backend() != "cpu":
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=channels,
-        )
+    if jax.default_backend() == "cpu":
+        return _sum_shifted(x, kernel, stride)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=kernel.shape[-1],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _sum_shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`convolve_depthwise` as a sum over the kernel's pixels."""
+    padded, spans, _ = _pad(x, kernel.shape[0], stride)
+    wide = kernel.astype(padded.dtype)
+    return _sum_windows(padded, wide, spans, stride).astype(x.dtype)
+
+
+def _sum_shifted_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
+    return _sum_shifted(x, kernel, stride), (x, kernel)
+
+
+def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients: to the image a sum of the mirrored kernel, to the kernel pixel by pixel.
+
+    Automatic differentiation gives a sum of padded arrays and a sum over the images for each of the
+    kernel's pixels, which XLA fuses into their neighbours and computes several times.
+    """
+    x, kernel = kept
+    size, (num, *sides, channels) = kernel.shape[0], x.shape
+    padded, spans, before = _pad(x, size, stride)
+    grad = grad.astype(padded.dtype)
+    # Zeros between the pixels of a stride, and around them as far as the mirrored kernel reaches.
+    borders = [
+        (size - 1 - first, side + first - span, stride - 1)
+        for side, span, first in zip(sides, spans, before, strict=True)
+    ]
+    spread = jax.lax.pad(grad, jnp.zeros((), grad.dtype), [(0, 0, 0), *borders, (0, 0, 0)])
+    to_image = _sum_windows(spread, kernel[::-1, ::-1].astype(grad.dtype), sides, 1)
+
+    def to_pixel(pixel: jax.Array) -> jax.Array:
+        start = (0, pixel // size, pixel % size, 0)
+        window = jax.lax.dynamic_slice(padded, start, (num, *spans, channels))
+        return jnp.sum(window[:, ::stride, ::stride] * grad, axis=(0, 1, 2))
+
+    to_kernel = jax.lax.map(to_pixel, jnp.arange(size**2)).reshape(kernel.shape)
+    return to_image.astype(x.dtype), to_kernel.astype(kernel.dtype)
+
+
+_sum_shifted.defvjp(_sum_shifted_forward, _sum_shifted_backward)
+
+
+def _pad(x: jax.Array, size: int, stride: int) -> tuple[jax.Array, list[int], list[int]]:
+    """Images with SAME's zeros around, in the type of sums (as XLA's convolutions sum bfloat16).
+
+    Beside it, for rows and columns: from the first window to the last, and the zeros before.
+    """
     spans, borders = [], [(0, 0)]
     for side in x.shape[1:3]:
-        spans.append((-(-side // stride) - 1) * stride + 1)  # from the first window to the last
+        spans.append((-(-side // stride) - 1) * stride + 1)
         missing = max(spans[-1] - 1 + size - side, 0)
         borders.append((missing // 2, missing - missing // 2))
-    dtype, wide = x.dtype, wide_type(x.dtype)  # as XLA's convolutions sum bfloat16
-    x, kernel = jnp.pad(x, [*borders, (0, 0)]).astype(wide), kernel.astype(wide)
+    padded = jnp.pad(x, [*borders, (0, 0)]).astype(wide_type(x.dtype))
+    return padded, spans, [first for first, _ in borders[1:]]
+
+
+def _sum_windows(
+    padded: jax.Array, kernel: jax.Array, spans: Sequence[int], stride: int
+) -> jax.Array:
+    """The sum, over the kernel's pixels, of each one's window of padded images times its weight."""
     products = [
-        x[:, row : row + spans[0] : stride, column : column + spans[1] : stride]
+        padded[:, row : row + spans[0] : stride, column : column + spans[1] : stride]
         * kernel[row, column, 0]
-        for row in range(size)
-        for column in range(size)
+        for row, column in itertools.product(range(kernel.shape[0]), repeat=2)
     ]
-    return functools.reduce(jnp.add, products).astype(dtype)
+    return functools.reduce(jnp.add, products)
 
 
 class DepthwiseConv(nn.Module):

@@ -166,7 +166,7 @@ def import_torch(
     if is_resnet:
         names = _resnet_names(target)
     else:
-        is_unet = any(path.startswith("params/decoder_0/") for path in target)
+        is_unet = any(path.startswith("params/decoder_1/") for path in target)
         if is_unet:
             way_up = [path for path in target if path.split("/")[1] != "trunk"]
             kept |= dict.fromkeys(way_up, f"{source} is of a classifier: the way up is new.")

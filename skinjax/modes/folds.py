@@ -11,10 +11,11 @@ from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build
 from skinjax.modes.compare import MASK_SCORES, columns
+from skinjax.modes.config import PARTS
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.evaluations import Evaluation, read_evaluation
 from skinjax.modes.train import train
-from skinjax.modes.workdir import evaluation_name, read_classes, write_text
+from skinjax.modes.workdir import evaluation_name, make_folder, read_classes, write_text
 from skinjax.report.plot import csv_text
 from skinjax.tasks import classification_metrics
 from skinjax.tasks.metrics import bootstrap_means
@@ -25,7 +26,7 @@ HEADLINES = {
 }
 
 
-def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[str, Any]:
+def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[str, dict[str, Any]]:
     """Trains each fold of a cross-validation in workdir/foldK, scores it, and pools the scores.
 
     A fold that is complete is not trained again, so that the same command goes on where it was
@@ -34,11 +35,12 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
 
     Args:
         config: of the runs; `data.folds` says how many, `data.fold` is set to each in turn.
-        workdir: holds their folders, and folds.json and folds.csv beside them.
+        workdir: holds their folders, and folds.json and folds.csv beside them; of a joint training
+            these lie in its segmentation/ and classification/, as each fold's two runs do.
         tta: whether predictions are averaged over flips (and turns of a square input).
 
     Returns:
-        The pooled figures.
+        The pooled figures of each task.
 
     Raises:
         UserError: where there are fewer than three folds, and for what ends a training.
@@ -50,12 +52,12 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
             f"config.data.folds={num_folds}: --mode=folds wants three or more, as "
             "--config.data.folds=5."
         )
-    if config.task == "joint":
-        raise UserError("--mode=folds is for a task of one kind: train each fold of a joint one.")
     if bucket.is_copy(workdir):
         raise UserError("--mode=folds writes to a folder: --workdir cannot be a bucket's.")
     name = evaluation_name("test", tta=tta)
-    evaluations = []
+    # Where the runs of each task lie in a fold's folder, and its table in the workdir.
+    places = {task: task for task in PARTS} if config.task == "joint" else {config.task: "."}
+    evaluations: dict[str, list[Evaluation]] = {task: [] for task in places}
     with stop_on_signals(build.create_mesh(config)) as stop:
         for fold in range(num_folds):
             one = config.copy_and_resolve_references()
@@ -63,23 +65,36 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
             folder = workdir / f"fold{fold}"
             print(f"fold {fold + 1} of {num_folds}: {folder}", flush=True)
             train(one, folder)
-            if not stop.signal_number:
-                evaluate(folder, "test", tta=tta)
-            if stop.signal_number:
-                raise interruption(stop.signal_number, f"fold {fold + 1} of {num_folds}")
-            evaluations.append(read_evaluation(folder, config.task, name))
-    classes = read_classes(workdir / "fold0")
-    pooled = pool(config.task, evaluations, classes)
-    headlines = HEADLINES[config.task]
+            for task, place in places.items():
+                if not stop.signal_number:
+                    evaluate(folder / place, "test", tta=tta)
+                if stop.signal_number:
+                    raise interruption(stop.signal_number, f"fold {fold + 1} of {num_folds}")
+                evaluations[task].append(read_evaluation(folder / place, task, name))
+    pooled = {}
+    for task, place in places.items():
+        classes = read_classes(workdir / "fold0" / place)
+        pooled[task] = _write_pooled(workdir / place, task, evaluations[task], classes, tta)
+    return pooled
+
+
+def _write_pooled(
+    folder: Path, task: str, evaluations: list[Evaluation], classes: tuple[str, ...], tta: bool
+) -> dict[str, Any]:
+    """Writes and shows a table of the folds and of all images; the pooled figures."""
+    pooled = pool(task, evaluations, classes)
+    headlines = HEADLINES[task]
     rows = [
         [f"fold{fold}", e.figures["num_images"], *(e.figures[key] for key in headlines)]
         for fold, e in enumerate(evaluations)
     ]
     rows.append(["all", pooled["num_images"], *(pooled[key] for key in headlines)])
-    write_text(workdir / f"{_stem(tta)}.csv", csv_text(("part", "num_images", *headlines), rows))
-    write_text(workdir / f"{_stem(tta)}.json", json.dumps(pooled, indent=2) + "\n")
+    make_folder("workdir", folder)
+    stem = "folds-tta" if tta else "folds"
+    write_text(folder / f"{stem}.csv", csv_text(("part", "num_images", *headlines), rows))
+    write_text(folder / f"{stem}.json", json.dumps(pooled, indent=2) + "\n")
     print(_table(rows, pooled, headlines))
-    print(f"figures: {workdir / _stem(tta)}.json and .csv")
+    print(f"figures: {folder / stem}.json and .csv", flush=True)
     return pooled
 
 
@@ -119,10 +134,6 @@ def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> 
         figures[name] = float(scores[:, i].mean())
         figures[f"{name}_low"], figures[f"{name}_high"] = float(low[i]), float(high[i])
     return figures
-
-
-def _stem(tta: bool) -> str:
-    return "folds-tta" if tta else "folds"
 
 
 def _table(rows: list[list[Any]], pooled: dict[str, Any], names: tuple[str, ...]) -> str:

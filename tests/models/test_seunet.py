@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from skinjax.models.layers import UpConv, max_pool_2x2
-from skinjax.models.seunet import EfficientNetUNet, SEUNet
+from skinjax.models.seunet import EfficientNetUNet, SEUNet, UNet
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_a_unet_over_a_trunk_has_its_parameters_and_those_of_the_way_up():
     # Of efficientnet-lite0's 4,652,008 without the last 1x1 convolution, its BatchNorm and the head
     # of 1000 classes.
     assert trunk == 4_652_008 - (320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000)
-    skips, below, expected = (3, 16, 24, 40, 112), 320, 16 + 1
-    for level in reversed(range(5)):
+    skips, below, expected = {1: 16, 2: 24, 3: 40, 4: 112}, 320, 4 * (32 + 1)
+    for level in reversed(skips):
         features = 16 * 2**level
         expected += 4 * below * features + features  # the 2x2 transposed convolution
         expected += 9 * (features + skips[level]) * features + 9 * features**2 + 2 * 2 * features
@@ -63,6 +63,22 @@ def test_padding_changes_nothing_where_none_is_needed_and_crops_its_own():
         model.apply(variables, padded, train=False)[:, :20, :30],
         atol=1e-6,
     )
+
+
+def test_a_pixel_below_predicts_the_square_that_it_stands_for():
+    class Head(UNet):
+        @nn.compact
+        def __call__(self, x):
+            return self._ascend(x, (), train=False, first=1)
+
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    kernel = jax.random.normal(jax.random.key(1), (1, 1, 5, 4))
+    variables = {"params": {"head": {"kernel": kernel, "bias": jnp.arange(4.0)}}}
+    logits = Head().apply(variables, x)
+    assert logits.shape == (2, 6, 8, 1)
+    for row, column in np.ndindex(2, 2):
+        expected = x @ kernel[0, 0, :, 2 * row + column] + (2 * row + column)
+        np.testing.assert_allclose(logits[:, row::2, column::2, 0], expected, atol=1e-5)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_matters():

@@ -45,16 +45,24 @@ def test_pooled_outlines_are_means_over_all_images_with_intervals_over_lesions()
     assert pooled["accuracy"] == pooled["accuracy_low"] == pooled["accuracy_high"] == 0.5
 
 
-def test_pooled_diagnoses_are_scored_as_those_of_one_split():
-    rng, classes = np.random.default_rng(0), ("bcc", "mel", "nv")
+CLASSES = ("bcc", "mel", "nv")
+
+
+def diagnoses():
+    rng = np.random.default_rng(0)
     probabilities, labels = rng.dirichlet(np.ones(3), 90), rng.integers(0, 3, 90)
     rows = [
-        {"image_id": f"i{i}", "lesion_id": f"l{i}", "truth": classes[label]}
-        | {name: f"{p:.6f}" for name, p in zip(classes, row, strict=True)}
+        {"image_id": f"i{i}", "lesion_id": f"l{i}", "truth": CLASSES[label]}
+        | {name: f"{p:.6f}" for name, p in zip(CLASSES, row, strict=True)}
         for i, (row, label) in enumerate(zip(probabilities, labels, strict=True))
     ]
+    return rows, probabilities, labels
+
+
+def test_pooled_diagnoses_are_scored_as_those_of_one_split():
+    rows, probabilities, labels = diagnoses()
     parts = [Evaluation("test", None, {}, part) for part in (rows[:50], rows[50:])]
-    pooled = pool("classification", parts, classes)
+    pooled = pool("classification", parts, CLASSES)
     expected = balanced_accuracy_score(labels, probabilities.argmax(1))
     assert pooled["balanced_accuracy"] == pytest.approx(expected)
     assert pooled["auroc_low"] < pooled["auroc"] < pooled["auroc_high"]
@@ -73,10 +81,6 @@ def test_what_cannot_be_folded_is_refused(cache_dir, tmp_path):
     bucket._write_note(tmp_path, "gs://b/run", {})
     with pytest.raises(UserError, match="a bucket's"):
         train_folds(config, tmp_path)
-    joint = joint_config()
-    joint.data.folds = 3
-    with pytest.raises(UserError, match="each fold of a joint one"):
-        train_folds(joint, tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == [".bucket"]
 
 
@@ -105,6 +109,36 @@ def test_a_stop_asked_for_while_a_fold_ends_is_not_lost(cache_dir, tmp_path, mon
     assert done == ["train", "evaluate"][: 1 + (when == "evaluate")]
 
 
+def test_the_two_tasks_of_a_joint_training_are_pooled_apart(tmp_path, monkeypatch, capsys):
+    config = joint_config()
+    config.data.folds = 3
+    figures = dict.fromkeys([*folds.HEADLINES["segmentation"], "auroc", "balanced_accuracy", "ece"])
+    rows, _, _ = diagnoses()
+
+    def read_of(folder, task, name):
+        fold = int(folder.parent.name.removeprefix("fold"))
+        assert folder.name == task and name == "test-tta"
+        own = masks(30 * fold, np.linspace(0.2, 0.8, 30)).rows
+        own = own if task == "segmentation" else rows[30 * fold : 30 * fold + 30]
+        return Evaluation(name, folder, figures | {"num_images": len(own)}, own)
+
+    evaluated = []
+    monkeypatch.setattr(folds, "train", lambda one, folder: {})
+    monkeypatch.setattr(folds, "evaluate", lambda run, split, tta: evaluated.append(run))
+    monkeypatch.setattr(folds, "read_evaluation", read_of)
+    monkeypatch.setattr(folds, "read_classes", lambda run: CLASSES)
+    pooled = train_folds(config, tmp_path, tta=True)
+    tasks = ("segmentation", "classification")
+    assert evaluated == [tmp_path / f"fold{k}" / task for k in range(3) for task in tasks]
+    assert pooled["segmentation"]["jaccard"] == pytest.approx(0.5)
+    assert pooled["classification"]["num_images"] == 90
+    for task in tasks:
+        written = json.loads((tmp_path / task / "folds-tta.json").read_text())
+        assert written == pooled[task]
+        assert len(read(tmp_path / task / "folds-tta.csv")) == 4
+    assert capsys.readouterr().out.count("95% intervals over all lesions") == 2
+
+
 @pytest.mark.slow
 def test_each_image_is_scored_once_and_a_second_call_trains_nothing(
     cache_dir, tmp_path, capsys, monkeypatch
@@ -112,7 +146,8 @@ def test_each_image_is_scored_once_and_a_second_call_trains_nothing(
     config = tiny_config(cache_dir)
     config.data.folds = 3
     config.num_epochs = 1.0
-    pooled = train_folds(config, tmp_path)
+    both = train_folds(config, tmp_path)
+    pooled = both["segmentation"]
     assert pooled["num_images"] == 64
     tables = [tmp_path / f"fold{k}" / "evaluate" / "test" / "per_image.csv" for k in range(3)]
     assert len({row["image_id"] for table in tables for row in read(table)}) == 64
@@ -122,5 +157,5 @@ def test_each_image_is_scored_once_and_a_second_call_trains_nothing(
     *_, last = read(tmp_path / "folds.csv")
     assert last["part"] == "all" and float(last["dice"]) == pytest.approx(pooled["dice"], abs=1e-5)
     monkeypatch.setattr(folds, "evaluate", lambda *arguments, **named: None)
-    assert train_folds(config, tmp_path) == pooled
+    assert train_folds(config, tmp_path) == both
     assert capsys.readouterr().out.count("is complete") == 3
