@@ -13,6 +13,7 @@ from skinjax.data.sources.example import CLASSES
 from skinjax.engine import optim, parallel
 from skinjax.engine.state import TrainState, make_create_state
 from skinjax.engine.steps import make_train_step
+from skinjax.models.efficientnet_lite import ENCODERS
 from skinjax.tasks.classification import Classification, create_classification
 from skinjax.tasks.segmentation import Segmentation, create_segmentation
 
@@ -25,8 +26,8 @@ class Case:
     """A model at a size.
 
     Attributes:
-        model: 'seunet' or 'cbam'.
-        width: base_features of the one, depth of the other.
+        model: 'seunet'; 'cbam', a ResNet; or 'lite', an EfficientNet-Lite with CBAM.
+        width: base_features of the first, depth of the second, variant of the third.
         height: of the input in pixels.
         columns: its width in pixels.
         batch: images a step.
@@ -77,6 +78,7 @@ def _all_cases(tiny: bool) -> list[Case]:
             Case("cbam", 18, 96, 128, 32),
             Case("cbam", 18, 28, 28, 32),
             Case("cbam", 50, 128, 128, 8),
+            Case("lite", 0, 96, 128, 32),
         ]
         return cases + [dataclasses.replace(cases[i], dtype="bfloat16") for i in (0, 3)]
     seunets = [
@@ -91,7 +93,8 @@ def _all_cases(tiny: bool) -> list[Case]:
         for size in (28, 128, 224)
         for dtype in ("bfloat16", "float32")
     ]
-    return seunets + resnets
+    lites = [Case("lite", 0, 224, 224, 256, dtype) for dtype in ("bfloat16", "float32")]
+    return seunets + resnets + lites
 
 
 def create_task(case: Case) -> Segmentation | Classification:
@@ -104,8 +107,11 @@ def create_task(case: Case) -> Segmentation | Classification:
     )
     if case.model == "seunet":
         return create_segmentation(base_features=case.width, attention="se", **shared)
+    encoder = ENCODERS[case.width] if case.model == "lite" else "resnet"
     stem = "small" if case.small_stem else "imagenet"
-    return create_classification(CLASSES, depth=case.width, attention="cbam", stem=stem, **shared)
+    return create_classification(
+        CLASSES, encoder=encoder, depth=case.width, attention="cbam", stem=stem, **shared
+    )
 
 
 def create_batch(case: Case) -> dict[str, np.ndarray]:

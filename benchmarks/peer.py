@@ -16,6 +16,7 @@ from benchmarks.cases import CLIP_NORM, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, C
 from skinjax.data.augment import MEAN, STD
 from skinjax.data.sources.example import CLASSES
 from skinjax.models.cbam_resnet import STAGES
+from skinjax.models.efficientnet_lite import stages
 
 
 class SqueezeExcitation(nn.Module):
@@ -129,6 +130,55 @@ class CBAMResNet(nn.Module):
         return self.head(self.trunk(x).mean((2, 3)))
 
 
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int, expansion: int):
+        super().__init__()
+        wide = inputs * expansion
+        layers = []
+        if expansion > 1:
+            layers += [*normed(nn.Conv2d(inputs, wide, 1, bias=False)), nn.ReLU6(inplace=True)]
+        depthwise = nn.Conv2d(wide, wide, size, stride, size // 2, groups=wide, bias=False)
+        layers += [*normed(depthwise), nn.ReLU6(inplace=True)]
+        layers += normed(nn.Conv2d(wide, outputs, 1, bias=False))
+        self.branch = nn.Sequential(*layers)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        return self.branch(x) + x if self.adds else self.branch(x)
+
+
+class EfficientNetLite(nn.Module):
+    def __init__(self, variant: int):
+        super().__init__()
+        layers = [*normed(nn.Conv2d(3, 32, 3, 2, 1, bias=False)), nn.ReLU6(inplace=True)]
+        inputs = 32
+        for count, size, stride, expansion, outputs in stages(variant):
+            for number in range(count):
+                layers.append(
+                    InvertedResidual(inputs, outputs, size, 1 if number else stride, expansion)
+                )
+                inputs = outputs
+        layers += [CBAM(inputs), *normed(nn.Conv2d(inputs, 1280, 1, bias=False))]
+        self.trunk = nn.Sequential(*layers, nn.ReLU6(inplace=True))
+        self.head = nn.Linear(1280, len(CLASSES))
+
+    def forward(self, x):
+        return self.head(self.trunk(x).mean((2, 3)))
+
+
+def normed(conv: nn.Conv2d) -> list[nn.Module]:
+    return [conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3, momentum=0.01)]
+
+
+def create_model(case: Case) -> nn.Module:
+    """The model of a case."""
+    if case.model == "seunet":
+        return SEUNet(case.width)
+    if case.model == "lite":
+        return EfficientNetLite(case.width)
+    return CBAMResNet(case.width, case.small_stem)
+
+
 @dataclasses.dataclass
 class PeerStep:
     """A step of the peer.
@@ -153,9 +203,7 @@ def peer_step(case: Case, train: bool, tries: int = 3) -> PeerStep:
     seconds: dict[str, float] = {}
     num_parameters = 0
     for form in ("eager", "compile"):
-        model = SEUNet(case.width) if case.model == "seunet" else None
-        model = model or CBAMResNet(case.width, case.small_stem)
-        model = model.to(device, memory_format=torch.channels_last).train(train)
+        model = create_model(case).to(device, memory_format=torch.channels_last).train(train)
         num_parameters = sum(p.numel() for p in model.parameters())
         forward = torch.compile(model) if form == "compile" else model
         make = _train_call if train else _predict_call

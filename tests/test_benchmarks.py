@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from benchmarks.cases import choose_cases
+from benchmarks.cases import Case, choose_cases, create_task
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_PEER = all(importlib.util.find_spec(name) for name in ("torch", "cv2"))
@@ -66,6 +67,24 @@ def test_it_runs_and_says_what_it_ran_on(name, tmp_path):
 def test_the_peer_does_the_same_work_in_turn(name, tmp_path):
     _, report = run(name, tmp_path, "--peer")
     assert all(row["ratio"] > 0 and row["peer"] > 0 for row in report["rows"])
+
+
+@pytest.mark.skipif(not HAS_PEER, reason="the extra bench (torch and OpenCV) is not installed")
+@pytest.mark.parametrize(
+    ("model", "width"), [("seunet", 8), ("cbam", 50), ("lite", 0), ("lite", 2)]
+)
+def test_the_peer_is_the_same_model(model, width):
+    import torch
+
+    from benchmarks.peer import create_model
+
+    case = Case(model, width, 64, 64, 2)
+    variables = jax.eval_shape(create_task(case).init, jax.random.key(0))
+    ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    peer = create_model(case)
+    assert ours == sum(p.numel() for p in peer.parameters())
+    logits = peer(torch.zeros(2, 3, 64, 64))
+    assert logits.shape == ((2, 1, 64, 64) if model == "seunet" else (2, 7))
 
 
 def test_every_name_has_its_measurement():
