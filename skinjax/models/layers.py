@@ -163,13 +163,13 @@ def _sum_shifted_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[
 
 
 def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients: to the image a sum of the mirrored kernel, to the kernel pixel by pixel.
+    """The gradients: to the image a sum of the mirrored kernel, to the kernel column by column.
 
     Automatic differentiation gives a sum of padded arrays and a sum over the images for each of the
     kernel's pixels, which XLA fuses into their neighbours and computes several times.
     """
     x, kernel = kept
-    size, (num, *sides, channels) = kernel.shape[0], x.shape
+    size, sides = kernel.shape[0], x.shape[1:3]
     padded, spans, before = _pad(x, size, stride)
     grad = grad.astype(padded.dtype)
     # Zeros between the pixels of a stride, and around them as far as the mirrored kernel reaches.
@@ -180,12 +180,14 @@ def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.
     spread = jax.lax.pad(grad, jnp.zeros((), grad.dtype), [(0, 0, 0), *borders, (0, 0, 0)])
     to_image = _sum_windows(spread, kernel[::-1, ::-1].astype(grad.dtype), sides, 1)
 
-    def to_pixel(pixel: jax.Array) -> jax.Array:
-        start = (0, pixel // size, pixel % size, 0)
-        window = jax.lax.dynamic_slice(padded, start, (num, *spans, channels))
-        return jnp.sum(window[:, ::stride, ::stride] * grad, axis=(0, 1, 2))
+    def to_column(column: jax.Array) -> jax.Array:
+        # Rows are sliced at fixed places: where they are divided among devices, neighbours exchange
+        # the few that a window reaches, and nothing is gathered.
+        shifted = jax.lax.dynamic_slice_in_dim(padded, column, spans[1], axis=2)[:, :, ::stride]
+        windows = (shifted[:, row : row + spans[0] : stride] for row in range(size))
+        return jnp.stack([jnp.sum(window * grad, axis=(0, 1, 2)) for window in windows])
 
-    to_kernel = jax.lax.map(to_pixel, jnp.arange(size**2)).reshape(kernel.shape)
+    to_kernel = jax.lax.map(to_column, jnp.arange(size)).swapaxes(0, 1).reshape(kernel.shape)
     return to_image.astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
