@@ -134,7 +134,7 @@ class EfficientNetUNet(UNet):
     """The way up of a U-Net over the features of an EfficientNet-Lite.
 
     The trunk's outputs take the places of the levels below the first, which has none: each pixel of
-    the second predicts a square of four. That spares a third to a half of the time of an update;
+    the second predicts a square of four. That spares a sixth to a third of the time of an update;
     the trunk's first features, 16 channels of 2x2 pixels, keep what the picture has of detail. The
     double convolutions and their attention are those of a `SEUNet`, from base_features times 16
     down to base_features times 2.
