@@ -28,7 +28,12 @@ _WORKDIR = flags.DEFINE_multi_string(
     "workdir",
     [],
     "The run's folder; evaluate, predict: given more than once, the runs' probabilities are "
-    "averaged; compare: given twice.",
+    "averaged; compare: the two runs, or with --against those of one side.",
+)
+_AGAINST = flags.DEFINE_multi_string(
+    "against",
+    [],
+    "compare: the other side's runs, where a side has several (seeds); their figures are averaged.",
 )
 _SPLIT = flags.DEFINE_enum(
     "split",
@@ -155,16 +160,18 @@ def _end(exit_status: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _copied_from_bucket() -> Iterator[None]:
-    """Has the mode work in a copy of the run's folder where that lies in a bucket."""
-    if not any(workdir.startswith("gs://") for workdir in _WORKDIR.value):
+    """Has the mode work in copies of the runs' folders where one lies in a bucket."""
+    named = (_WORKDIR, _AGAINST)
+    if not any(folder.startswith("gs://") for flag in named for folder in flag.value):
         yield
         return
     set_up_jax()
     from skinjax.modes.bucket import opened
 
     with contextlib.ExitStack() as stack:
-        copies = [stack.enter_context(opened(workdir)) for workdir in _WORKDIR.value]
-        flags.FLAGS["workdir"].value = [str(copy) for copy in copies]
+        for flag in named:
+            copies = [stack.enter_context(opened(folder)) for folder in flag.value]
+            flags.FLAGS[flag.name].value = [str(copy) for copy in copies]
         yield
 
 
@@ -179,10 +186,15 @@ def _run() -> None:
     if _MODE.value == "compare":
         from skinjax.modes.compare import compare
 
-        if len(workdirs) != 2:
-            raise UserError("--mode=compare wants --workdir twice: the two runs to compare.")
+        against = [Path(value) for value in _AGAINST.value]
+        if not against and len(workdirs) != 2:
+            raise UserError(
+                "--mode=compare wants --workdir twice, the two runs to compare; or --workdir for "
+                "each run of one side and --against for each of the other."
+            )
+        first, second = (workdirs, against) if against else (workdirs[:1], workdirs[1:])
         written = Path(_OUTPUT.value) if _OUTPUT.value else None
-        compare(workdirs[0], workdirs[1], _SPLIT.value, _DATASET.value, _TTA.value, written)
+        compare(first, second, _SPLIT.value, _DATASET.value, _TTA.value, written)
         return
     if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
         raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")

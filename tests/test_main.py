@@ -31,6 +31,7 @@ def run(*arguments, cwd=ROOT):
             "did you mean --config.optimizer.learning_rate?",
         ),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
+        (["--mode=compare", "--workdir=w"], "or --workdir for each run of one side"),
         (["--mode=export", "--workdir=w"], "--output is missing"),
         (["--mode=predict", "--explain", "--workdir=w", "--output=o"], "--input is missing"),
         (["train", "--workdir=w"], "flags begin with --"),

@@ -1,4 +1,4 @@
-"""Comparison: two runs scored on the same images, and whether one is shown to be better."""
+"""Comparison: runs scored on the same images, and whether one side is shown to be better."""
 
 import csv
 import dataclasses
@@ -20,19 +20,19 @@ _LOWER_IS_BETTER = ("ece",)
 
 
 def compare(
-    first: Path,
-    second: Path,
+    first: Sequence[Path],
+    second: Sequence[Path],
     split: str | None = None,
     dataset: str = "",
     tta: bool = False,
     output: Path | None = None,
 ) -> dict[str, Difference]:
-    """Tells by how much the second run's figures differ from the first one's, and how surely.
+    """Tells by how much the second side's figures differ from the first one's, and how surely.
 
     Args:
-        first: a run's folder.
-        second: another one's.
-        split: of an evaluation that both have, told as to `evaluate`.
+        first: folders of runs: one, or those of several seeds, whose figures are averaged.
+        second: likewise of the other side.
+        split: of an evaluation that all have, told as to `evaluate`.
         dataset: likewise.
         tta: likewise.
         output: the folder to write comparison.json to; nothing is written without one.
@@ -41,42 +41,35 @@ def compare(
         The difference of each headline figure.
 
     Raises:
-        UserError: where an evaluation is missing, or the two are not of the same images.
+        UserError: where an evaluation is missing, or they are not of the same images.
     """
     name = evaluation_name(split, dataset, tta)
-    tables = [_read(workdir, name) for workdir in (first, second)]
-    kinds = [kind for kind, _ in tables]
-    if kinds[0] != kinds[1]:
-        raise UserError(
-            f"{first} has {kinds[0]} and {second} {kinds[1]} in evaluate/{name}: name two runs of "
-            "one task."
-        )
-    (_, ours), (_, theirs) = tables
-    if ours.keys() != theirs.keys():
-        alone = sorted(ours.keys() ^ theirs.keys())
-        raise UserError(
-            f"{first} and {second} were not scored on the same images in evaluate/{name} "
-            f"({len(alone):,} are in one alone, as {alone[0]}): compare runs of one data set and "
-            "one config.data.split_seed."
-        )
-    rows = list(ours.values()), [theirs[image_id] for image_id in ours]
-    if kinds[0] == "per_image.csv":
-        differences = _compare_masks(*rows)
+    workdirs = [*first, *second]
+    kind, tables = _read_alike(workdirs, name)
+    images = list(tables[0])
+    rows = [[table[image_id] for image_id in images] for table in tables]
+    lesions = [row["lesion_id"] for row in rows[0]]
+    if kind == "per_image.csv":
+        scores = np.stack([columns(run, MASK_SCORES) for run in rows])
+        sides = scores[: len(first)], scores[len(first) :]
+        differences = compare_scores(*sides, MASK_SCORES, lesions)
     else:
-        classes = [_classes(workdir, name) for workdir in (first, second)]
-        if classes[0] != classes[1]:
-            raise UserError(
-                f"The two runs do not tell the same classes apart in evaluate/{name} "
-                f"({', '.join(classes[0])}; {', '.join(classes[1])}): compare runs of one data set."
-            )
-        differences = _compare_classes(*rows, classes[0])
-    num_lesions = len({row["lesion_id"] for row in ours.values()})
-    print(f"{name}: {len(ours):,} images of {num_lesions:,} lesions")
-    print(f"  A: {first}\n  B: {second}")
+        classes = _same_classes(workdirs, name)
+        scores = np.stack([columns(run, classes) for run in rows])
+        sides = scores[: len(first)], scores[len(first) :]
+        labels = np.array([classes.index(row["truth"]) for row in rows[0]])
+        differences = compare_classes(*sides, labels, lesions, classes)
+    print(f"{name}: {len(images):,} images of {len(set(lesions)):,} lesions")
+    for side, runs in (("A", first), ("B", second)):
+        print(f"  {side}: {', '.join(map(str, runs))}" + " (their mean)" * (len(runs) > 1))
     print(_table(differences))
     if output is not None:
         make_folder("output", output)
-        written: dict[str, Any] = {"first": str(first), "second": str(second), "name": name}
+        written: dict[str, Any] = {
+            "first": [str(workdir) for workdir in first],
+            "second": [str(workdir) for workdir in second],
+            "name": name,
+        }
         # JSON has no NaN: what is undefined is null.
         written["figures"] = {
             figure: {
@@ -87,6 +80,32 @@ def compare(
         }
         write_text(output / "comparison.json", json.dumps(written, indent=2) + "\n")
     return differences
+
+
+def _read_alike(workdirs: Sequence[Path], name: str) -> tuple[str, list[dict[str, dict[str, str]]]]:
+    """The kind of file that the runs' evaluations have, and the rows of each by image id.
+
+    Raises:
+        UserError: where one is missing, or is not of the first one's task and images.
+    """
+    kind, ours = _read(workdirs[0], name)
+    tables = [ours]
+    for workdir in workdirs[1:]:
+        other, theirs = _read(workdir, name)
+        if other != kind:
+            raise UserError(
+                f"{workdirs[0]} has {kind} and {workdir} {other} in evaluate/{name}: name runs of "
+                "one task."
+            )
+        if ours.keys() != theirs.keys():
+            alone = sorted(ours.keys() ^ theirs.keys())
+            raise UserError(
+                f"{workdirs[0]} and {workdir} were not scored on the same images in "
+                f"evaluate/{name} ({len(alone):,} are in one alone, as {alone[0]}): compare runs "
+                "of one data set and one config.data.split_seed."
+            )
+        tables.append(theirs)
+    return kind, tables
 
 
 def _read(workdir: Path, name: str) -> tuple[str, dict[str, dict[str, str]]]:
@@ -102,39 +121,27 @@ def _read(workdir: Path, name: str) -> tuple[str, dict[str, dict[str, str]]]:
     )
 
 
-def _classes(workdir: Path, name: str) -> list[str]:
-    """The classes of an evaluation, in the order of its probabilities."""
-    path = workdir / "evaluate" / name / "metrics.json"
-    classes = json.loads(path.read_text(encoding="utf-8")).get("classes")
-    if classes is None:
-        raise UserError(f"{path} is of an earlier version: evaluate {workdir} again.")
-    return classes
-
-
-def _compare_masks(
-    ours: list[dict[str, str]], theirs: list[dict[str, str]]
-) -> dict[str, Difference]:
-    return compare_scores(
-        columns(ours, MASK_SCORES), columns(theirs, MASK_SCORES), MASK_SCORES, _lesions(ours)
-    )
-
-
-def _compare_classes(
-    ours: list[dict[str, str]], theirs: list[dict[str, str]], classes: list[str]
-) -> dict[str, Difference]:
-    labels = np.array([classes.index(row["truth"]) for row in ours])
-    return compare_classes(
-        columns(ours, classes), columns(theirs, classes), labels, _lesions(ours), classes
-    )
+def _same_classes(workdirs: Sequence[Path], name: str) -> list[str]:
+    """The classes of the runs' evaluations, in the order of their probabilities."""
+    found: list[list[str]] = []
+    for workdir in workdirs:
+        path = workdir / "evaluate" / name / "metrics.json"
+        classes = json.loads(path.read_text(encoding="utf-8")).get("classes")
+        if classes is None:
+            raise UserError(f"{path} is of an earlier version: evaluate {workdir} again.")
+        if found and classes != found[0]:
+            raise UserError(
+                f"{workdirs[0]} and {workdir} do not tell the same classes apart in "
+                f"evaluate/{name} ({', '.join(found[0])}; {', '.join(classes)}): compare runs of "
+                "one data set."
+            )
+        found.append(classes)
+    return found[0]
 
 
 def columns(rows: list[dict[str, str]], names: Sequence[str]) -> np.ndarray:
     """Columns of an evaluation's table, float64 [N, len(names)]."""
     return np.array([[float(row[name]) for name in names] for row in rows])
-
-
-def _lesions(rows: list[dict[str, str]]) -> list[str]:
-    return [row["lesion_id"] for row in rows]
 
 
 def _table(differences: dict[str, Difference]) -> str:

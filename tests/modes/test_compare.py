@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def test_outlines_are_told_apart_where_they_differ_and_only_there(tmp_path, caps
     path = second / "evaluate" / "test" / "per_image.csv"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *reversed(rows)]) + "\n")
-    differences = compare(first, second, output=tmp_path / "out")
+    differences = compare([first], [second], output=tmp_path / "out")
     assert differences["jaccard"].low == pytest.approx(0.05)
     assert differences["jaccard"].high == pytest.approx(0.05)
     told = capsys.readouterr().out
@@ -63,7 +65,8 @@ def test_of_calibration_errors_the_lower_is_better(tmp_path, capsys):
     sure, unsure = np.full((80, 2), 0.01), np.full((80, 2), 0.4)
     sure[np.arange(80), labels], unsure[np.arange(80), labels] = 0.99, 0.6
     compare(
-        write_classes(tmp_path / "a", unsure, labels), write_classes(tmp_path / "b", sure, labels)
+        [write_classes(tmp_path / "a", unsure, labels)],
+        [write_classes(tmp_path / "b", sure, labels)],
     )
     line = next(text for text in capsys.readouterr().out.splitlines() if " ece" in text)
     assert line.endswith("B is better") and "-0.390" in line
@@ -72,7 +75,7 @@ def test_of_calibration_errors_the_lower_is_better(tmp_path, capsys):
 def test_what_is_undefined_is_said_and_written_as_null(tmp_path, capsys):
     probabilities, labels = np.full((6, 2), 0.5), np.array([0, 1, 1, 1, 1, 1])
     runs = [write_classes(tmp_path / name, probabilities, labels) for name in "ab"]
-    compare(*runs, output=tmp_path / "out")
+    compare(runs[:1], runs[1:], output=tmp_path / "out")
     assert "undefined: too many draws" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written["figures"]["auroc"]["low"] is None
@@ -82,12 +85,45 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_mend(tmp_path):
     labels = np.arange(4) % 2
     first = write_masks(tmp_path / "a", [0.5] * 4)
     with pytest.raises(UserError, match="--mode=evaluate --workdir"):
-        compare(first, tmp_path / "none")
+        compare([first], [tmp_path / "none"])
     with pytest.raises(UserError, match=r"2 are in one alone, as i0"):
-        compare(first, write_masks(tmp_path / "b", [0.5] * 4, first_id=1))
+        compare([first], [write_masks(tmp_path / "b", [0.5] * 4, first_id=1)])
     classes = write_classes(tmp_path / "c", np.full((4, 2), 0.5), labels)
-    with pytest.raises(UserError, match="two runs of one task"):
-        compare(first, classes)
+    with pytest.raises(UserError, match="runs of one task"):
+        compare([first], [classes])
     other = write_classes(tmp_path / "d", np.full((4, 2), 0.5), labels, ("bkl", "nv"))
     with pytest.raises(UserError, match="same classes"):
-        compare(classes, other)
+        compare([classes], [classes, other])
+
+
+def test_several_runs_a_side_are_averaged(tmp_path, capsys):
+    labels = np.arange(80) % 2
+    right, wrong = np.full((80, 2), 0.1), np.full((80, 2), 0.1)
+    right[np.arange(80), labels] = wrong[np.arange(80), 1 - labels] = 0.9
+    runs = {
+        name: write_classes(tmp_path / name, probabilities, labels)
+        for name, probabilities in (("a0", wrong), ("a1", right), ("b0", right), ("b1", right))
+    }
+    sides = [runs["a0"], runs["a1"]], [runs["b0"], runs["b1"]]
+    found = compare(*sides, output=tmp_path / "out")["accuracy"]
+    assert (found.first, found.second) == (0.5, 1.0)
+    # Another run of the first side might have been as good as the second side's.
+    assert (found.low, found.high) == (0.0, 1.0)
+    told = capsys.readouterr().out
+    assert f"  A: {runs['a0']}, {runs['a1']} (their mean)\n" in told
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert written["second"] == [str(runs["b0"]), str(runs["b1"])]
+
+
+def test_the_command_line_tells_two_runs_or_two_sides_apart(tmp_path):
+    runs = {
+        n: write_masks(tmp_path / n, [j] * 8) for n, j in {"a": 0.5, "b": 0.6, "c": 0.7}.items()
+    }
+    command = [sys.executable, "-m", "skinjax.main", "--mode=compare"]
+    for flags, second in (
+        ([f"--workdir={runs['a']}", f"--workdir={runs['c']}"], "0.700  +0.200"),
+        ([f"--workdir={runs['a']}", f"--against={runs['b']}", f"--against={runs['c']}"], "0.650"),
+    ):
+        told = subprocess.run([*command, *flags], capture_output=True, text=True, check=True).stdout
+        jaccard = next(line for line in told.splitlines() if line.split()[:1] == ["jaccard"])
+        assert f"0.500  {second}" in jaccard and jaccard.endswith("B is better")

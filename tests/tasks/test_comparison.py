@@ -32,7 +32,9 @@ def drawn_images(lesion_ids, num_resamples, seed):
 
 def test_differences_of_classes_are_scikit_learns():
     lesion_ids, labels, weak, strong = make_images()
-    found = compare_classes(weak, strong, labels, lesion_ids, CLASSES, num_resamples=60, seed=3)
+    found = compare_classes(
+        weak[None], strong[None], labels, lesion_ids, CLASSES, num_resamples=60, seed=3
+    )
 
     def figures(images):
         values = []
@@ -61,7 +63,9 @@ def test_differences_of_classes_are_scikit_learns():
 
 def test_differences_of_scores_are_means_of_what_was_drawn():
     lesion_ids, _, weak, strong = make_images(seed=1)
-    found = compare_scores(weak, strong, ("a", "b", "c"), lesion_ids, num_resamples=60, seed=5)
+    found = compare_scores(
+        weak[None], strong[None], ("a", "b", "c"), lesion_ids, num_resamples=60, seed=5
+    )
     for k, name in enumerate("abc"):
         difference = strong[:, k] - weak[:, k]
         draws = [difference[images].mean() for images in drawn_images(lesion_ids, 60, 5)]
@@ -73,7 +77,8 @@ def test_differences_of_scores_are_means_of_what_was_drawn():
 
 def test_a_model_does_not_differ_from_itself():
     lesion_ids, labels, weak, _ = make_images()
-    for difference in compare_classes(weak, weak, labels, lesion_ids, CLASSES, 50).values():
+    same = compare_classes(weak[None], weak[None], labels, lesion_ids, CLASSES, 50)
+    for difference in same.values():
         assert difference.first == difference.second
         assert difference.low == difference.high == 0
 
@@ -81,16 +86,38 @@ def test_a_model_does_not_differ_from_itself():
 def test_pairing_makes_the_interval_narrower_than_without():
     rng = np.random.default_rng(0)
     hard = rng.normal(size=(300, 1))
-    first, second = hard, hard + 0.1 + 0.01 * rng.normal(size=(300, 1))
+    first, second = hard[None], (hard + 0.1 + 0.01 * rng.normal(size=(300, 1)))[None]
     lesion_ids = [f"l{i}" for i in range(300)]
     paired = compare_scores(first, second, ("x",), lesion_ids)["x"]
-    shuffled = compare_scores(first, rng.permutation(second), ("x",), lesion_ids)["x"]
+    shuffled = compare_scores(first, rng.permutation(second, axis=1), ("x",), lesion_ids)["x"]
     assert paired.low > 0 > shuffled.low
+
+
+def test_a_recipe_is_the_mean_of_its_runs_which_are_drawn_too():
+    # Images that are all alike: what varies from draw to draw is which runs were drawn.
+    first = np.broadcast_to(np.array([0.0, 0.3])[:, None, None], (2, 50, 1))
+    second = np.full((1, 50, 1), 0.5)
+    found = compare_scores(first, second, ("x",), [f"l{i}" for i in range(50)])["x"]
+    assert (found.first, found.second) == pytest.approx((0.15, 0.5))
+    # Both draws of a quarter of the resamples are the first run, of another quarter the second.
+    assert (found.low, found.high) == pytest.approx((0.2, 0.5))
+
+
+def test_an_interval_over_few_runs_has_the_bootstraps_share_of_their_variance():
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(size=3)
+    first = np.broadcast_to(seeds[:, None, None], (3, 20, 1))
+    found = compare_scores(first, np.zeros((1, 20, 1)), ("x",), ["l"] * 20, 20000)["x"]
+    # The mean of three draws of three values has a third of their variance (over 3, not 2).
+    means = [np.mean(draw) for draw in np.array(np.meshgrid(*[seeds] * 3)).reshape(3, -1).T]
+    assert np.std(means) == pytest.approx(np.std(seeds) / np.sqrt(3))
+    expected = -np.percentile(np.tile(means, 1000), [97.5, 2.5])
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
 def test_what_does_not_fit_together_is_refused():
     lesion_ids, labels, weak, strong = make_images()
     with pytest.raises(ValueError, match="lesion ids"):
-        compare_scores(weak, strong[1:], ("a", "b", "c"), lesion_ids)
+        compare_scores(weak[None], strong[None, 1:], ("a", "b", "c"), lesion_ids)
     with pytest.raises(ValueError, match="do not fit"):
-        compare_classes(weak, strong[:, :2], labels, lesion_ids, CLASSES)
+        compare_classes(weak[None], strong[None, :, :2], labels, lesion_ids, CLASSES)
