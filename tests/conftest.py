@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xla import xla_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # JAX reads these once, when it is imported. Processes that tests start inherit them.
 assert "jax" not in sys.modules, "jax was imported before tests/conftest.py could set its devices"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-).strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(num_devices=8)}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 # With a limit, jax locks the cache and so never reads what another test process is still writing.
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from xla import xla_flags
+
 from skinjax.modes.workdir import write_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,14 +33,13 @@ def start(num_processes, devices_each, *arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={devices_each}"
     command = [sys.executable, "-m", "skinjax.main", "--distributed"]
     command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={num_processes}"]
     processes = [
         subprocess.Popen(
             [*command, f"--process_id={index}", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": flags},
+            env=os.environ | {"XLA_FLAGS": xla_flags(devices_each)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from xla import xla_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,7 +87,7 @@ SHARED = [
 @pytest.mark.parametrize("task", TINY)
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_both_tasks_train_evaluate_and_resume(task, num_devices, tmp_path, cache_dir, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={num_devices}")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(num_devices))
     workdir = tmp_path / "run"
     train = [*TINY[task], *SHARED, f"--config.data.cache_dir={cache_dir}", f"--workdir={workdir}"]
     first = run(*train)
