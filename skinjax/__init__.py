@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def load(
-    *workdirs: str | Path, checkpoint: str = "best", tta: bool = False, min_region: float = 0.0
+    *workdirs: str | Path, checkpoint: str = "best", tta: str = "", min_region: float = 0.0
 ) -> "Predictor":
     """Opens a trained run to predict pictures with; of several, the probabilities are averaged.
 
@@ -21,7 +21,7 @@ def load(
     Args:
         workdirs: the runs' folders, at least one.
         checkpoint: 'best' by the run's metric on val, 'last', or a step, of each run.
-        tta: whether predictions are averaged over flips (and turns of a square input).
+        tta: what predictions are averaged over: '', 'flips' or 'zooms' (`skinjax.tasks.views`).
         min_region: of segmentation: the share of a picture, in [0, 1), that an island of lesion or
             a hole in it must have to stay; 0 leaves masks as they are.
 

@@ -47,10 +47,28 @@ _CHECKPOINT = flags.DEFINE_string(
     "best",
     "evaluate, predict, export: 'best', 'last' or a step that was kept.",
 )
-_TTA = flags.DEFINE_bool(
+
+
+class _TtaParser(flags.ArgumentParser[str]):
+    """Of --tta, which needs no value: without one, it is 'flips'."""
+
+    syntactic_help = "flips or zooms"
+
+    def parse(self, argument: str) -> str:
+        """A value of `skinjax.tasks.views.TTA`."""
+        value = {"true": "flips", "false": ""}.get(argument, argument)
+        if value not in ("", "flips", "zooms"):
+            raise ValueError("it is --tta, which is --tta=flips, or --tta=zooms")
+        return value
+
+
+_TTA = flags.DEFINE(
+    _TtaParser(),
     "tta",
-    False,
-    "folds, evaluate, compare, predict, export: average over flips (and turns of a square).",
+    "",
+    "folds, evaluate, compare, predict, export: average over flips (and turns of a square); "
+    "--tta=zooms: over these at five magnifications.",
+    boolean=True,
 )
 _DATASET = flags.DEFINE_string(
     "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."

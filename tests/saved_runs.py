@@ -73,7 +73,7 @@ def read_pictures(num):
     return np.stack([fit_image(picture, IMAGE_SIZE, "squash")[0] for picture in pictures])
 
 
-def predict(workdir, variables, images, temperature=1.0, tta=False):
+def predict(workdir, variables, images, temperature=1.0, tta=""):
     """What the run's model predicts, computed where the file's user would not be."""
     task = load_model(workdir).task
     output = jax.device_get(jax.jit(lambda x: task.predict(variables, x, tta=tta))(images))

@@ -33,6 +33,7 @@ def run(*arguments, cwd=ROOT):
         ),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
         (["--mode=compare", "--workdir=w"], "or --workdir for each run of one side"),
+        (["--mode=evaluate", "--workdir=w", "--tta=zooms"], "holds no run"),
         (["--mode=export", "--workdir=w"], "--output is missing"),
         (["--mode=predict", "--explain", "--workdir=w", "--output=o"], "--input is missing"),
         (["train", "--workdir=w"], "flags begin with --"),

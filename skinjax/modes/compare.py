@@ -24,7 +24,7 @@ def compare(
     second: Sequence[Path],
     split: str | None = None,
     dataset: str = "",
-    tta: bool = False,
+    tta: str = "",
     output: Path | None = None,
 ) -> dict[str, Difference]:
     """Tells by how much the second side's figures differ from the first one's, and how surely.

@@ -16,7 +16,7 @@ def evaluate(
     workdir: Path,
     split: str | None = None,
     checkpoint: str = "best",
-    tta: bool = False,
+    tta: str = "",
     dataset: str = "",
     source: str = "",
     others: Sequence[Path] = (),
@@ -28,7 +28,7 @@ def evaluate(
         split: 'train', 'val' or 'test', or 'all' of another data set; unless told, 'test' of the
             run's own data and 'all' of another set.
         checkpoint: 'best' by the run's metric on val, 'last', or a step.
-        tta: whether predictions are averaged over flips (and turns of a square input).
+        tta: what predictions are averaged over: '', 'flips' or 'zooms' (`skinjax.tasks.views`).
         dataset: the name of a data set that the run was not trained on; empty for its own data.
         source: the folder or zip of that data set; without one, where the run's own data lies now.
         others: the folders of runs whose probabilities are averaged with this one's.

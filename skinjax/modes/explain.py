@@ -34,7 +34,7 @@ def explain(
         UserError: where the run is not there, or a picture cannot be read any more.
     """
     model = load_model(workdir, checkpoint)
-    calibration = read_calibration(workdir, model.step, tta=False)
+    calibration = read_calibration(workdir, model.step, tta="")
     temperature = calibration["temperature"] if calibration else 1.0
     height, width = model.config.image_size
     size = (height, width)

@@ -15,15 +15,14 @@ from skinjax.errors import UserError
 from skinjax.modes import export_forms as forms
 from skinjax.modes.saved_model import SavedModel, load_model
 from skinjax.modes.workdir import make_folder, read_calibration, write_bytes, write_text
+from skinjax.tasks.views import check_tta
 
 SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
 THRESHOLD = 0.5  # from which a pixel's probability makes it lesion
 TOLERANCE = 1e-4  # between the file's probabilities and the model's
 
 
-def export(
-    workdir: Path, output: Path, checkpoint: str = "best", tta: bool = False
-) -> dict[str, Any]:
+def export(workdir: Path, output: Path, checkpoint: str = "best", tta: str = "") -> dict[str, Any]:
     """Writes a run's model to a file and a description of it to FILE.json.
 
     A .stablehlo or .onnx file takes pictures of the model's size and gives probabilities, with
@@ -34,7 +33,7 @@ def export(
         workdir: the run's folder.
         output: the file; its suffix, one of `SUFFIXES`, says what it is.
         checkpoint: 'best' by the run's metric on val, 'last', or a step.
-        tta: whether the file's predictions are averages over flips (and turns of a square input).
+        tta: what the file's predictions are averaged over: '', 'flips' or 'zooms'.
 
     Returns:
         The description.
@@ -47,6 +46,7 @@ def export(
     form = output.suffix
     if form not in SUFFIXES:
         raise UserError(f"--output={output} must end in one of {', '.join(SUFFIXES)}.")
+    check_tta(tta)
     if tta and form == ".safetensors":
         raise UserError("--tta is a way to predict, and a .safetensors file has weights alone.")
     model = load_model(workdir, checkpoint)
@@ -72,13 +72,13 @@ def export(
     if "temperature" in description["included"] and calibration is None:
         print(
             "its probabilities have no temperature: evaluate the run"
-            f"{' with --tta' if tta else ''}, which fits one, and export it again"
+            f"{f' with --tta={tta}' if tta else ''}, which fits one, and export it again"
         )
     return description
 
 
 def make_predict(
-    model: SavedModel, calibration: dict[str, Any] | None, tta: bool
+    model: SavedModel, calibration: dict[str, Any] | None, tta: str
 ) -> Callable[[jax.Array], jax.Array]:
     """Makes the function that is exported.
 
@@ -94,7 +94,7 @@ def make_predict(
 
 
 def describe(
-    model: SavedModel, calibration: dict[str, Any] | None, form: str, tta: bool
+    model: SavedModel, calibration: dict[str, Any] | None, form: str, tta: str
 ) -> dict[str, Any]:
     """What is to be known of an exported file: how to feed it, what comes out, and what it is.
 
@@ -102,7 +102,7 @@ def describe(
         model: that is exported.
         calibration: of its checkpoint.
         form: one of `SUFFIXES`.
-        tta: whether predictions are averaged.
+        tta: what predictions are averaged over: '', 'flips' or 'zooms'.
 
     Returns:
         Plain values, to be written as JSON.

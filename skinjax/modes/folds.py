@@ -15,7 +15,13 @@ from skinjax.modes.config import PARTS
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.evaluations import Evaluation, read_evaluation
 from skinjax.modes.train import train
-from skinjax.modes.workdir import evaluation_name, make_folder, read_classes, write_text
+from skinjax.modes.workdir import (
+    evaluation_name,
+    make_folder,
+    read_classes,
+    tta_suffix,
+    write_text,
+)
 from skinjax.report.plot import csv_text
 from skinjax.tasks import classification_metrics
 from skinjax.tasks.metrics import bootstrap_means
@@ -26,7 +32,7 @@ HEADLINES = {
 }
 
 
-def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[str, dict[str, Any]]:
+def train_folds(config: ConfigDict, workdir: Path, tta: str = "") -> dict[str, dict[str, Any]]:
     """Trains each fold of a cross-validation in workdir/foldK, scores it, and pools the scores.
 
     A fold that is complete is not trained again, so that the same command goes on where it was
@@ -37,7 +43,7 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
         config: of the runs; `data.folds` says how many, `data.fold` is set to each in turn.
         workdir: holds their folders, and folds.json and folds.csv beside them; of a joint training
             these lie in its segmentation/ and classification/, as each fold's two runs do.
-        tta: whether predictions are averaged over flips (and turns of a square input).
+        tta: what predictions are averaged over: '', 'flips' or 'zooms' (`skinjax.tasks.views`).
 
     Returns:
         The pooled figures of each task.
@@ -79,7 +85,7 @@ def train_folds(config: ConfigDict, workdir: Path, tta: bool = False) -> dict[st
 
 
 def _write_pooled(
-    folder: Path, task: str, evaluations: list[Evaluation], classes: tuple[str, ...], tta: bool
+    folder: Path, task: str, evaluations: list[Evaluation], classes: tuple[str, ...], tta: str
 ) -> dict[str, Any]:
     """Writes and shows a table of the folds and of all images; the pooled figures."""
     pooled = pool(task, evaluations, classes)
@@ -90,7 +96,7 @@ def _write_pooled(
     ]
     rows.append(["all", pooled["num_images"], *(pooled[key] for key in headlines)])
     make_folder("workdir", folder)
-    stem = "folds-tta" if tta else "folds"
+    stem = f"folds{tta_suffix(tta)}"
     write_text(folder / f"{stem}.csv", csv_text(("part", "num_images", *headlines), rows))
     write_text(folder / f"{stem}.json", json.dumps(pooled, indent=2) + "\n")
     print(_table(rows, pooled, headlines))

@@ -22,6 +22,7 @@ from skinjax.engine.distributed import first_on_host
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build, datasets
 from skinjax.modes.workdir import read_classes, read_config
+from skinjax.tasks.views import check_tta
 
 PyTree = Any
 
@@ -66,7 +67,7 @@ class Ensemble:
     Args:
         workdirs: the runs' folders, at least one.
         checkpoint: 'best' by the run's metric on val, 'last', or a step, of each run.
-        tta: whether each model's predictions are averaged over views.
+        tta: what each model's predictions are averaged over: '', 'flips' or 'zooms'.
         batch_size: of the batches that it will see; the first run's own, unless told.
 
     Attributes:
@@ -85,9 +86,10 @@ class Ensemble:
         self,
         workdirs: Sequence[Path],
         checkpoint: str = "best",
-        tta: bool = False,
+        tta: str = "",
         batch_size: int | None = None,
     ):
+        check_tta(tta)
         configs = [read_config(workdir) for workdir in workdirs]
         self.config = configs[0]
         self.mesh, self.batch_size = build.create_inference_mesh(self.config, batch_size)
@@ -172,7 +174,7 @@ class TrainedRun:
     Args:
         workdir: the run's folder.
         checkpoint: 'best' by the run's metric on val, 'last', or a step.
-        tta: whether predictions are averaged over views.
+        tta: what predictions are averaged over: '', 'flips' or 'zooms'.
         dataset: the name of a data set that the run was not trained on; empty for its own data.
         source: the folder or zip of that data set; without one, where the run's own data lies now.
         others: the folders of runs whose predictions are averaged with this one's.
@@ -188,7 +190,7 @@ class TrainedRun:
         task: what it was trained for.
         step: of the checkpoint.
         is_best: whether that is the best checkpoint, of each run.
-        tta: whether predictions are averaged over views.
+        tta: what predictions are averaged over: '', 'flips' or 'zooms'.
 
     Raises:
         UserError: where a run, the checkpoint or the data is not there, or runs do not go together.
@@ -198,7 +200,7 @@ class TrainedRun:
         self,
         workdir: Path,
         checkpoint: str = "best",
-        tta: bool = False,
+        tta: str = "",
         dataset: str = "",
         source: str = "",
         others: Sequence[Path] = (),

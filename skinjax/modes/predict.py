@@ -44,7 +44,7 @@ def predict(
     inputs: Sequence[str],
     output: Path,
     checkpoint: str = "best",
-    tta: bool = False,
+    tta: str = "",
     overlay: bool = False,
     probabilities: bool = False,
     isic: bool = False,
@@ -62,7 +62,7 @@ def predict(
         inputs: files, folders, zips and patterns (`find_pictures`).
         output: the folder to write to.
         checkpoint: 'best' by the run's metric on val, 'last', or a step, of each run.
-        tta: whether predictions are averaged over flips (and turns of a square input).
+        tta: what predictions are averaged over: '', 'flips' or 'zooms' (`skinjax.tasks.views`).
         overlay: whether overlays/NAME.jpg are written, pictures with the lesion's outline.
         probabilities: whether probabilities/NAME.png are written: grey, 255 times the probability
             of lesion; at least 128 is the mask, before anything was taken out of it.

@@ -78,7 +78,7 @@ class Predictor:
     Args:
         workdirs: the runs' folders, at least one.
         checkpoint: 'best' by the run's metric on val, 'last', or a step, of each run.
-        tta: whether predictions are averaged over flips (and turns of a square input).
+        tta: what predictions are averaged over: '', 'flips' or 'zooms' (`skinjax.tasks.views`).
         min_region: of segmentation: the share of a picture, in [0, 1), that an island of lesion or
             a hole in it must have to stay; 0 leaves masks as they are.
 
@@ -100,7 +100,7 @@ class Predictor:
         self,
         workdirs: Sequence[Path],
         checkpoint: str = "best",
-        tta: bool = False,
+        tta: str = "",
         min_region: float = 0.0,
     ):
         if not 0 <= min_region < 1:
@@ -125,11 +125,11 @@ class Predictor:
         calibration = read_calibration(member.workdir, member.step, self.tta)
         if calibration is not None:
             return float(calibration["temperature"])
+        flag = f" --tta={self.tta}" if self.tta else ""
         logging.warning(
             "%s has no temperature for step %d%s: probabilities are as the network gives them. "
             "--mode=evaluate --workdir=%s%s fits one on val.",
-            *(member.workdir, member.step, " with --tta" if self.tta else "", member.workdir),
-            " --tta" if self.tta else "",
+            *(member.workdir, member.step, f" with{flag}" if flag else "", member.workdir, flag),
         )
         return 1.0
 

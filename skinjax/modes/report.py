@@ -25,6 +25,7 @@ from skinjax.report import model_card
 from skinjax.report.checklists import checklist_table
 from skinjax.report.page import Block, Facts, Plots, Section, Table, Text, render
 from skinjax.report.run_figures import curves
+from skinjax.tasks.views import TTA
 
 _FEW = 30  # test images of a class below which its figures are called weak
 # The figures of other evaluations that are listed, by task.
@@ -123,7 +124,7 @@ def _card(run: Reported) -> Section:
     tested = ABOUT[figures["dataset"]]
     checkpoint = f"step {figures['checkpoint_step']:,}, {figures['weights']} weights"
     checkpoint += f", the best by {run.config.best_metric}" if figures["is_best"] else ""
-    checkpoint += "; predictions averaged over flips" if figures["tta"] else ""
+    checkpoint += f"; predictions averaged over {TTA[figures['tta']]}" if figures["tta"] else ""
     rows = [
         ("what it does", purpose),
         ("model", model_card.describe_model(settings, num_parameters)),
@@ -281,6 +282,6 @@ def _others(run: Reported) -> list[Section]:
     ]
     if len(rows) < 2:
         return []
-    words = "NAME is the part, with the data set where it is another, -stepN and -tta."
+    words = "NAME is the part, with the data set where it is another, -stepN, -tta and -tta-zooms."
     header = ("evaluation", "images", *(name.replace("_", " ") for name in names))
     return [Section("others", "Other evaluations of this run", [Text(words), Table(header, rows)])]

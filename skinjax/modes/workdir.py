@@ -133,12 +133,12 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
         ) from error
 
 
-def calibration_path(workdir: Path, step: int, tta: bool) -> Path:
-    """Where a run keeps what was chosen on val for a checkpoint, with or without averaged views."""
-    return workdir / "calibration" / (f"step{step}" + ("-tta" if tta else "") + ".json")
+def calibration_path(workdir: Path, step: int, tta: str) -> Path:
+    """Where a run keeps what was chosen on val for a checkpoint and the views averaged over."""
+    return workdir / "calibration" / f"step{step}{tta_suffix(tta)}.json"
 
 
-def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | None:
+def read_calibration(workdir: Path, step: int, tta: str) -> dict[str, Any] | None:
     """Reads what an evaluation chose on val for a checkpoint.
 
     Returns:
@@ -160,18 +160,23 @@ def read_calibration(workdir: Path, step: int, tta: bool) -> dict[str, Any] | No
 
 
 def evaluation_name(
-    split: str | None, dataset: str = "", tta: bool = False, step: int | None = None
+    split: str | None, dataset: str = "", tta: str = "", step: int | None = None
 ) -> str:
     """The name of an evaluation's folder.
 
     Args:
         split: that was scored; None is 'test', and 'all' of another data set.
         dataset: the other data set's name; empty for the run's own data.
-        tta: whether predictions were averaged over views.
+        tta: what predictions were averaged over: '', 'flips' or 'zooms'.
         step: of the checkpoint, where it is another than the best.
     """
     name = (split or ("all" if dataset else "test")) + (f"-{dataset}" if dataset else "")
-    return name + ("" if step is None else f"-step{step}") + ("-tta" if tta else "")
+    return name + ("" if step is None else f"-step{step}") + tta_suffix(tta)
+
+
+def tta_suffix(tta: str) -> str:
+    """What tells files of predictions averaged over views from others: '', '-tta', '-tta-zooms'."""
+    return {"": "", "flips": "-tta"}.get(tta, f"-tta-{tta}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -129,14 +129,13 @@ class Classification:
         """The figures of a split from the sums of `evaluate` over all its batches."""
         return divide_class_sums(sums)
 
-    def predict(self, variables: PyTree, images: jax.Array, tta: bool = False) -> jax.Array:
+    def predict(self, variables: PyTree, images: jax.Array, tta: str = "") -> jax.Array:
         """The logarithm of each class's probability, before any temperature.
 
         Args:
             variables: of the model.
             images: uint8 [N, H, W, 3].
-            tta: whether the probabilities of the flipped (and, where the input is square, turned)
-                images are averaged.
+            tta: what probabilities are averaged over: '', 'flips' or 'zooms' (`tasks.views`).
 
         Returns:
             float32 [N, K].
@@ -148,7 +147,7 @@ class Classification:
         def probabilities(view: jax.Array) -> jax.Array:
             return jax.nn.softmax(self._logits(variables, view))
 
-        return jnp.log(average_views(probabilities, images))
+        return jnp.log(average_views(probabilities, images, tta=tta))
 
     def _logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
         logits = self.model.apply(variables, images, train=False)

@@ -110,14 +110,13 @@ class Segmentation:
         """The figures of a split from the sums of `evaluate` over all its batches."""
         return divide_sums(sums)
 
-    def predict(self, variables: PyTree, images: jax.Array, tta: bool = False) -> jax.Array:
+    def predict(self, variables: PyTree, images: jax.Array, tta: str = "") -> jax.Array:
         """The probability of lesion at each pixel.
 
         Args:
             variables: of the model.
             images: uint8 [N, H, W, 3].
-            tta: whether the probabilities of the flipped (and, where the input is square, turned)
-                images are averaged.
+            tta: what probabilities are averaged over: '', 'flips' or 'zooms' (`tasks.views`).
 
         Returns:
             float32 [N, H, W] in [0, 1].
@@ -127,7 +126,9 @@ class Segmentation:
             return jax.nn.sigmoid(self._logits(variables, view)[..., 0])
 
         images = normalise(images)
-        return average_views(probabilities, images, spatial=True) if tta else probabilities(images)
+        if not tta:
+            return probabilities(images)
+        return average_views(probabilities, images, spatial=True, tta=tta)
 
     def _logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
         logits = self.model.apply(variables, images, train=False)

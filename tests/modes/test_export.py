@@ -148,13 +148,15 @@ def test_averaged_views_are_exported(tmp_path, images, capsys):
     variables = write_run(workdir, "classification", depth=18, attention="none")
     file, weights = tmp_path / "model.stablehlo", tmp_path / "model.safetensors"
     export(workdir, weights)
-    description = export(workdir, file, tta=True)
+    description = export(workdir, file, tta="zooms")
     # The weights are in it once, not once a view.
     assert file.stat().st_size < 1.5 * weights.stat().st_size
-    assert description["tta"] and description["calibrated_on"] is None
-    assert "no temperature: evaluate the run with --tta" in capsys.readouterr().out
+    assert description["tta"] == "zooms" and description["calibrated_on"] is None
+    assert "no temperature: evaluate the run with --tta=zooms" in capsys.readouterr().out
     output = export_forms.call_stablehlo(file.read_bytes(), images[:3])
-    np.testing.assert_allclose(output, predict(workdir, variables, images[:3], tta=True), atol=1e-4)
+    np.testing.assert_allclose(
+        output, predict(workdir, variables, images[:3], tta="zooms"), atol=1e-4
+    )
 
 
 def test_what_cannot_be_exported_is_told(run, tmp_path, monkeypatch):
@@ -162,7 +164,7 @@ def test_what_cannot_be_exported_is_told(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"must end in one of \.stablehlo, \.onnx, \.safetensors"):
         export(workdir, tmp_path / "model.pt")
     with pytest.raises(UserError, match="weights alone"):
-        export(workdir, tmp_path / "model.safetensors", tta=True)
+        export(workdir, tmp_path / "model.safetensors", tta="flips")
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(UserError, match=r"launch/onnx\.sh"):
         export(workdir, tmp_path / "model.onnx")

@@ -127,7 +127,7 @@ def test_the_two_tasks_of_a_joint_training_are_pooled_apart(tmp_path, monkeypatc
     monkeypatch.setattr(folds, "evaluate", lambda run, split, tta: evaluated.append(run))
     monkeypatch.setattr(folds, "read_evaluation", read_of)
     monkeypatch.setattr(folds, "read_classes", lambda run: CLASSES)
-    pooled = train_folds(config, tmp_path, tta=True)
+    pooled = train_folds(config, tmp_path, tta="flips")
     tasks = ("segmentation", "classification")
     assert evaluated == [tmp_path / f"fold{k}" / task for k in range(3) for task in tasks]
     assert pooled["segmentation"]["jaccard"] == pytest.approx(0.5)

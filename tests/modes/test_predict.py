@@ -258,8 +258,8 @@ def test_other_settings_and_other_folders_are_refused(runs, pictures, tmp_path):
     output = tmp_path / "out"
     first, second = runs["segmentation"]
     predict([first], [str(pictures)], output)
-    with pytest.raises(UserError, match="tta false there, true now"):
-        predict([first], [str(pictures)], output, tta=True)
+    with pytest.raises(UserError, match='tta "" there, "flips" now'):
+        predict([first], [str(pictures)], output, tta="flips")
     with pytest.raises(UserError, match="weights"):
         predict([second], [str(pictures)], output)
     with pytest.raises(UserError, match=r"min_region 0\.0 there, 0\.1 now"):

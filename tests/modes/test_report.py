@@ -30,7 +30,7 @@ SIZE = (32, 48)
 class PlayedRun:
     """What evaluate asks of a trained run; its answers are the truth, moved or blurred a little."""
 
-    def __init__(self, workdir, checkpoint="best", tta=False, dataset="", source="", others=()):
+    def __init__(self, workdir, checkpoint="best", tta="", dataset="", source="", others=()):
         self.workdir, self.tta, self.is_own, self.step, self.is_best = workdir, tta, True, 40, True
         self.members = [self]
         self.config, self.classes = read_config(workdir), read_classes(workdir)

@@ -299,12 +299,15 @@ def test_evaluation_counts_each_image_once_whatever_the_batch_size(whole_run, tm
 
 def test_no_evaluation_overwrites_anothers(whole_run):
     evaluate(whole_run, split="val")
-    evaluate(whole_run, tta=True)
+    evaluate(whole_run, tta="flips")
+    evaluate(whole_run, tta="zooms")
+    with pytest.raises(UserError, match="tta='zoom' is not known"):
+        evaluate(whole_run, tta="zoom")
     with Checkpoints(whole_run / "checkpoints", 2, "val/jaccard", read_only=True) as checkpoints:
         other = next(s for s in checkpoints.steps() if s != checkpoints.best_step())
     evaluate(whole_run, checkpoint=str(other))
     names = {path.name for path in (whole_run / "evaluate").iterdir()}
-    assert {"val", "test-tta", f"test-step{other}"} <= names
+    assert {"val", "test-tta", "test-tta-zooms", f"test-step{other}"} <= names
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(whole_run, tmp_path):
