@@ -90,8 +90,8 @@ def test_stablehlo_computes_the_same_without_skinjax(run, images, tmp_path, caps
 
 def test_the_description_tells_how_to_feed_it_and_what_comes_out(run):
     workdir, _ = run
-    calibration = read_calibration(workdir, STEP, tta=False)
-    description = describe(load_model(workdir), calibration, ".stablehlo", tta=False)
+    calibration = read_calibration(workdir, STEP, tta="")
+    description = describe(load_model(workdir), calibration, ".stablehlo", tta="")
     assert description["image_size"] == list(IMAGE_SIZE) and description["fit"] == "squash"
     assert description["checkpoint_step"] == STEP and description["weights"] == "ema"
     assert description["learnt_from"] == {"phantom": "Apache-2.0, as skinjax"}
