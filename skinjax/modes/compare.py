@@ -49,16 +49,15 @@ def compare(
     images = list(tables[0])
     rows = [[table[image_id] for image_id in images] for table in tables]
     lesions = [row["lesion_id"] for row in rows[0]]
-    if kind == "per_image.csv":
-        scores = np.stack([columns(run, MASK_SCORES) for run in rows])
-        sides = scores[: len(first)], scores[len(first) :]
-        differences = compare_scores(*sides, MASK_SCORES, lesions)
+    of_masks = kind == "per_image.csv"
+    names = MASK_SCORES if of_masks else _same_classes(workdirs, name)
+    values = np.stack([columns(run, names) for run in rows])
+    sides = values[: len(first)], values[len(first) :]
+    if of_masks:
+        differences = compare_scores(*sides, names, lesions)
     else:
-        classes = _same_classes(workdirs, name)
-        scores = np.stack([columns(run, classes) for run in rows])
-        sides = scores[: len(first)], scores[len(first) :]
-        labels = np.array([classes.index(row["truth"]) for row in rows[0]])
-        differences = compare_classes(*sides, labels, lesions, classes)
+        labels = np.array([names.index(row["truth"]) for row in rows[0]])
+        differences = compare_classes(*sides, labels, lesions, names)
     print(f"{name}: {len(images):,} images of {len(set(lesions)):,} lesions")
     for side, runs in (("A", first), ("B", second)):
         print(f"  {side}: {', '.join(map(str, runs))}" + " (their mean)" * (len(runs) > 1))
