@@ -34,6 +34,7 @@ def run(*arguments, cwd=ROOT):
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
         (["--mode=compare", "--workdir=w"], "or --workdir for each run of one side"),
         (["--mode=evaluate", "--workdir=w", "--tta=zooms"], "holds no run"),
+        (["--mode=compare", "--workdir=w", "--workdir=v", "--tta=zoom"], "--tta=zoom is not known"),
         (["--mode=export", "--workdir=w"], "--output is missing"),
         (["--mode=predict", "--explain", "--workdir=w", "--output=o"], "--input is missing"),
         (["train", "--workdir=w"], "flags begin with --"),

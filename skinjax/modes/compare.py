@@ -13,9 +13,8 @@ import numpy as np
 from skinjax.errors import UserError
 from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
+from skinjax.tasks.metrics import MASK_HEADLINES
 
-# Of per_image.csv; of predictions.csv those that have an interval.
-MASK_SCORES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")
 _LOWER_IS_BETTER = ("ece",)
 
 
@@ -50,7 +49,7 @@ def compare(
     rows = [[table[image_id] for image_id in images] for table in tables]
     lesions = [row["lesion_id"] for row in rows[0]]
     of_masks = kind == "per_image.csv"
-    names = MASK_SCORES if of_masks else _same_classes(workdirs, name)
+    names = MASK_HEADLINES if of_masks else _same_classes(workdirs, name)
     values = np.stack([columns(run, names) for run in rows])
     sides = values[: len(first)], values[len(first) :]
     if of_masks:

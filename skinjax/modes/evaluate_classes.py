@@ -49,9 +49,12 @@ def evaluate_classes(
     match = match_classes(run.classes, run.prepared.classes)
     classes = match.names
     positions = _scorable(run, match, positions)
-    calibrations = [_calibration(run, member) for member in run.members]
-    temperatures = [calibration["temperature"] for calibration in calibrations]
     log_probabilities, labels = _predictions(run, match, positions, f"evaluating {output.name}")
+    # Where the split is the run's own val, it is not predicted a second time to calibrate on.
+    on_val = run.is_own and len(run.members) == 1 and positions == run.positions("val")
+    known = (log_probabilities, labels) if on_val else None
+    calibrations = [_calibration(run, member, known) for member in run.members]
+    temperatures = [calibration["temperature"] for calibration in calibrations]
     all_calibrated = average_calibrated(log_probabilities, temperatures)
     raw = _common(average_calibrated(log_probabilities, np.ones(len(temperatures))), match)
     probabilities = _common(all_calibrated, match)
@@ -165,20 +168,20 @@ def _predictions(
     return np.stack(outputs), np.array(labels)
 
 
-def _calibration(run: TrainedRun, member: Member) -> dict[str, Any]:
-    """What is chosen on val for a checkpoint, with or without views averaged; kept once made."""
+def _calibration(
+    run: TrainedRun, member: Member, on_val: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Any]:
+    """What is chosen on val for a checkpoint, with or without views averaged; kept once made.
+
+    Args:
+        run: that is evaluated.
+        member: one of its models.
+        on_val: what `_predictions` gives of the model on its val split, where that is known.
+    """
     calibration = on_main(lambda: read_calibration(member.workdir, member.step, run.tta))
     if calibration is not None:
         return calibration
-    alone = run.is_own and len(run.members) == 1
-    own = (
-        run
-        if alone
-        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
-    )
-    match = match_classes(own.classes, own.prepared.classes)
-    positions = _scorable(own, match, own.positions("val"))
-    outputs, labels = _predictions(own, match, positions, "calibrating on val")
+    outputs, labels = on_val or _predict_val(run, member)
     log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
@@ -197,6 +200,19 @@ def _calibration(run: TrainedRun, member: Member) -> dict[str, Any]:
         path.parent.mkdir(exist_ok=True)
         write_text(path, json.dumps(calibration, indent=2) + "\n")
     return calibration
+
+
+def _predict_val(run: TrainedRun, member: Member) -> tuple[np.ndarray, np.ndarray]:
+    """What `_predictions` gives of one model on the val split of its own run."""
+    alone = run.is_own and len(run.members) == 1
+    own = (
+        run
+        if alone
+        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
+    )
+    match = match_classes(own.classes, own.prepared.classes)
+    positions = _scorable(own, match, own.positions("val"))
+    return _predictions(own, match, positions, "calibrating on val")
 
 
 def _predictions_csv(

@@ -19,7 +19,7 @@ from skinjax.modes.workdir import write_text
 from skinjax.progress import progress
 from skinjax.report.figures import Sample, sample_sheet
 from skinjax.tasks.boundary import BOUNDARY_SCORES, score_boundary, summarise_boundaries
-from skinjax.tasks.metrics import SCORES, score_mask, summarise_masks
+from skinjax.tasks.metrics import JACCARD_THRESHOLD, SCORES, score_mask, summarise_masks
 
 NUM_SAMPLES = 4  # pictures in each row of the sheet
 
@@ -136,10 +136,11 @@ def _summary(figures: dict[str, Any]) -> str:
         return f"{figures[key]:.3f} (95% {low:.3f} to {high:.3f})"
 
     return (
-        f"  Jaccard   {interval('jaccard')}\n"
-        f"  Dice      {interval('dice')}\n"
-        f"  accuracy  {interval('accuracy')}\n"
-        f"  HD95      median {figures['hd95_median']:.1f} pixels\n"
+        f"  Jaccard      {interval('jaccard')}\n"
+        f"  Dice         {interval('dice')}\n"
+        f"  thresholded  {interval('thresholded_jaccard')} (Jaccard, 0 below {JACCARD_THRESHOLD})\n"
+        f"  accuracy     {interval('accuracy')}\n"
+        f"  HD95         median {figures['hd95_median']:.1f} pixels\n"
         f"  baseline: a mask of nothing but background has accuracy "
         f"{figures['background_accuracy']:.3f}, and Jaccard and Dice near 0"
     )

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build
-from skinjax.modes.compare import MASK_SCORES, columns
+from skinjax.modes.compare import columns
 from skinjax.modes.config import PARTS
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.evaluations import Evaluation, read_evaluation
@@ -24,10 +24,10 @@ from skinjax.modes.workdir import (
 )
 from skinjax.report.plot import csv_text
 from skinjax.tasks import classification_metrics
-from skinjax.tasks.metrics import bootstrap_means
+from skinjax.tasks.metrics import MASK_HEADLINES, estimate_means
 
 HEADLINES = {
-    "segmentation": MASK_SCORES,
+    "segmentation": MASK_HEADLINES,
     "classification": ("auroc", "balanced_accuracy", "accuracy", "ece"),
 }
 
@@ -133,13 +133,8 @@ def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> 
             probabilities, labels, lesion_ids, classes
         )
         return {**found, "undefined": undefined}
-    scores = columns(rows, MASK_SCORES)
-    low, high = bootstrap_means(scores, lesion_ids)
-    figures: dict[str, Any] = {"num_images": len(rows)}
-    for i, name in enumerate(MASK_SCORES):
-        figures[name] = float(scores[:, i].mean())
-        figures[f"{name}_low"], figures[f"{name}_high"] = float(low[i]), float(high[i])
-    return figures
+    scores = estimate_means(columns(rows, MASK_HEADLINES), MASK_HEADLINES, lesion_ids)
+    return {"num_images": len(rows), **scores}
 
 
 def _table(rows: list[list[Any]], pooled: dict[str, Any], names: tuple[str, ...]) -> str:

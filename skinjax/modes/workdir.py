@@ -14,6 +14,7 @@ from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
 from skinjax.errors import UserError
 from skinjax.modes import bucket
 from skinjax.modes.config import default_config, flatten
+from skinjax.tasks.views import check_tta
 
 LOCK = ".lock"
 _WRITTEN_FIRST = (LOCK, "splits.csv", "classes.json")  # before config.json, which makes it a run
@@ -175,7 +176,12 @@ def evaluation_name(
 
 
 def tta_suffix(tta: str) -> str:
-    """What tells files of predictions averaged over views from others: '', '-tta', '-tta-zooms'."""
+    """What tells files of predictions averaged over views from others: '', '-tta', '-tta-zooms'.
+
+    Raises:
+        UserError: where predictions cannot be averaged over that.
+    """
+    check_tta(tta)
     return {"": "", "flips": "-tta"}.get(tta, f"-tta-{tta}")
 
 

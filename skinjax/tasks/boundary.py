@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from skinjax.tasks.metrics import bootstrap_means
+from skinjax.tasks.metrics import estimate_means
 
 # Outlines this near count as one, in pixels of the mask: 0.7% of the diagonal of 600 x 450.
 TOLERANCE = 5.0
@@ -68,12 +68,8 @@ def summarise_boundaries(
       by a bootstrap over lesions; and 'hd95_median'.
     """
     table = np.array([[score[name] for name in BOUNDARY_SCORES] for score in scores])
-    low, high = bootstrap_means(table, lesion_ids)
-    figures = {"hd95_median": float(np.median(table[:, 0]))}
-    for i, name in enumerate(BOUNDARY_SCORES):
-        figures[name] = float(table[:, i].mean())
-        figures[f"{name}_low"], figures[f"{name}_high"] = float(low[i]), float(high[i])
-    return figures
+    median = {"hd95_median": float(np.median(table[:, 0]))}
+    return median | estimate_means(table, BOUNDARY_SCORES, lesion_ids)
 
 
 def _distances(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

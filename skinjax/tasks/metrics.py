@@ -22,7 +22,7 @@ SCORES = (
     "background_accuracy",
 )
 COUNTS = ("tp", "fp", "fn", "tn")
-_WITH_INTERVAL = ("jaccard", "dice", "accuracy")
+MASK_HEADLINES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")  # those with an interval
 
 
 # On the device: a batch at the model's size, for validation during training.
@@ -155,8 +155,7 @@ def summarise_masks(
 
     Returns:
       'num_images' (an int); SCORES, each a mean over images; 'jaccard_pooled' and 'dice_pooled',
-      over all pixels; and 'jaccard', 'dice' and 'accuracy' also with '_low' and '_high', a 95%
-      interval by a bootstrap over lesions.
+      over all pixels; and MASK_HEADLINES also with '_low' and '_high', as `estimate_means` has it.
 
     Raises:
       ValueError: there is no image, or the two sequences differ in length.
@@ -167,11 +166,8 @@ def summarise_masks(
     figures: dict[str, float] = {"num_images": len(scores)}
     figures |= {name: float(values.mean()) for name, values in table.items()}
     figures |= _pooled(*(sum(int(score[name]) for score in scores) for name in ("tp", "fp", "fn")))
-    columns = np.stack([table[name] for name in _WITH_INTERVAL], axis=1)
-    low, high = bootstrap_means(columns, lesion_ids, num_resamples, seed)
-    for i, name in enumerate(_WITH_INTERVAL):
-        figures[f"{name}_low"], figures[f"{name}_high"] = float(low[i]), float(high[i])
-    return figures
+    headlines = np.stack([table[name] for name in MASK_HEADLINES], axis=1)
+    return figures | estimate_means(headlines, MASK_HEADLINES, lesion_ids, num_resamples, seed)
 
 
 # The bootstrap over lesions, for both tasks.
@@ -236,6 +232,33 @@ def bootstrap_means(
     ]
     low, high = np.percentile(np.concatenate(blocks), [2.5, 97.5], axis=0)
     return low, high
+
+
+def estimate_means(
+    values: np.ndarray,
+    names: Sequence[str],
+    lesion_ids: Sequence[str],
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Means over images by name, each also with '_low' and '_high' of `bootstrap_means`.
+
+    Args:
+      values: as there.
+      names: of the K quantities.
+      lesion_ids: as there.
+      num_resamples: as there.
+      seed: as there.
+
+    Raises:
+      ValueError: N differs from the number of lesion ids.
+    """
+    low, high = bootstrap_means(values, lesion_ids, num_resamples, seed)
+    figures = {}
+    for name, *estimate in zip(names, values.mean(axis=0), low, high, strict=True):
+        keys = (name, f"{name}_low", f"{name}_high")
+        figures |= {key: float(value) for key, value in zip(keys, estimate, strict=True)}
+    return figures
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,8 @@ def check_tta(tta: str) -> None:
         UserError: naming what they can.
     """
     if tta not in TTA:
-        raise UserError(f"tta={tta!r} is not known: take '', 'flips' or 'zooms'.")
+        named = " or ".join(f"--tta={name}" for name in TTA if name)
+        raise UserError(f"--tta={tta} is not known: take {named}.")
 
 
 def average_views(

@@ -148,7 +148,7 @@ def test_it_learns_and_moves_its_statistics():
     images = jax.random.normal(jax.random.key(1), (8, 64, 64, 3))
     labels = jax.nn.one_hot(jnp.arange(8) % 2, 2)
     model = EfficientNetLiteClassifier(2)
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
 
     def loss(params, batch_stats):
         logits, updated = model.apply(

@@ -20,7 +20,7 @@ from benchmarks.predict import untrained_run
 from skinjax.data.images import BrokenPicture, decode_image
 from skinjax.data.sources.phantom import render
 from skinjax.errors import UserError
-from skinjax.modes import datasets
+from skinjax.modes import datasets, evaluate_classes
 from skinjax.modes.config import classification_config, segmentation_config
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.predict import _encode_mask, predict
@@ -436,6 +436,23 @@ def test_each_of_several_runs_has_its_own_temperature(runs, tmp_path):
     assert len(figures["temperature"]) == 2
     for workdir in copies:
         assert list((workdir / "calibration").iterdir())
+
+
+def test_val_is_predicted_once_for_its_scores_and_its_temperature(runs, tmp_path, monkeypatch):
+    predictions, calls = evaluate_classes._predictions, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return predictions(*arguments)
+
+    monkeypatch.setattr(evaluate_classes, "_predictions", counted)
+    of_val, of_test = (copy_run(runs["classification"][0], tmp_path / n) for n in ("val", "test"))
+    evaluate(of_val, split="val")
+    assert len(calls) == 1
+    evaluate(of_test, split="test")
+    assert len(calls) == 3
+    calibration = f"calibration/{next((of_val / 'calibration').iterdir()).name}"
+    assert (of_val / calibration).read_text() == (of_test / calibration).read_text()
 
 
 def test_runs_that_do_not_go_together_are_refused(runs, cache_dir, tmp_path):

@@ -17,6 +17,7 @@ from skinjax.modes import datasets
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.train import train
 from skinjax.modes.workdir import locked, read_config, write_config
+from skinjax.tasks.metrics import MASK_HEADLINES
 from skinjax.tasks.segmentation import Segmentation
 
 
@@ -278,7 +279,7 @@ def test_evaluation_counts_each_image_once_whatever_the_batch_size(whole_run, tm
     assert written == figures
     expected = {"dice", "thresholded_jaccard", "accuracy", "sensitivity", "specificity"}
     expected |= {"jaccard_pooled", "dice_pooled", "background_accuracy", "checkpoint_step"}
-    expected |= {f"{n}_{end}" for n in ("jaccard", "dice", "accuracy") for end in ("low", "high")}
+    expected |= {f"{name}_{end}" for name in MASK_HEADLINES for end in ("low", "high")}
     assert expected <= written.keys()
     assert written["weights"] == "ema"
     assert (whole_run / "evaluate" / "test" / "samples.png").stat().st_size > 10_000
@@ -301,7 +302,7 @@ def test_no_evaluation_overwrites_anothers(whole_run):
     evaluate(whole_run, split="val")
     evaluate(whole_run, tta="flips")
     evaluate(whole_run, tta="zooms")
-    with pytest.raises(UserError, match="tta='zoom' is not known"):
+    with pytest.raises(UserError, match="--tta=zoom is not known"):
         evaluate(whole_run, tta="zoom")
     with Checkpoints(whole_run / "checkpoints", 2, "val/jaccard", read_only=True) as checkpoints:
         other = next(s for s in checkpoints.steps() if s != checkpoints.best_step())

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_scor
 
 from skinjax.tasks.metrics import (
     COUNTS,
+    MASK_HEADLINES,
     SCORES,
     bootstrap_means,
     divide_sums,
@@ -156,8 +157,10 @@ def test_divide_sums_of_nothing_is_an_error():
 
 def random_scores(num, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = rng.integers(3, 9, (num, 2))
-    return [score_mask(rng.random(s) < 0.5, rng.random(s) < 0.5) for s in shapes]
+    truths = [rng.random(shape) < 0.5 for shape in rng.integers(3, 9, (num, 2))]
+    # From masks that are almost right to such as are drawn by chance.
+    wrong = [rng.random(truth.shape) < rng.uniform(0, 0.5) for truth in truths]
+    return [score_mask(truth, truth ^ some) for truth, some in zip(truths, wrong, strict=True)]
 
 
 def test_summarise_masks():
@@ -169,7 +172,7 @@ def test_summarise_masks():
         *SCORES,
         "jaccard_pooled",
         "dice_pooled",
-        *(f"{n}_{e}" for n in ("jaccard", "dice", "accuracy") for e in ("low", "high")),
+        *(f"{name}_{end}" for name in MASK_HEADLINES for end in ("low", "high")),
     }
     assert figures["num_images"] == 30 and isinstance(figures["num_images"], int)
     for name in SCORES:
@@ -177,7 +180,7 @@ def test_summarise_masks():
     tp, fp, fn = (sum(s[name] for s in scores) for name in ("tp", "fp", "fn"))
     assert figures["jaccard_pooled"] == pytest.approx(tp / (tp + fp + fn))
     assert figures["dice_pooled"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
-    for name in ("jaccard", "dice", "accuracy"):
+    for name in MASK_HEADLINES:
         assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
     assert figures == summarise_masks(scores, lesion_ids)
     assert all(type(value) in (int, float) for value in figures.values())
