@@ -254,7 +254,7 @@ def estimate_means(
       ValueError: N differs from the number of lesion ids.
     """
     low, high = bootstrap_means(values, lesion_ids, num_resamples, seed)
-    figures = {}
+    figures: dict[str, float] = {}
     for name, *estimate in zip(names, values.mean(axis=0), low, high, strict=True):
         keys = (name, f"{name}_low", f"{name}_high")
         figures |= {key: float(value) for key, value in zip(keys, estimate, strict=True)}
