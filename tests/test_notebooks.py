@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from xla import QUICK
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -50,7 +51,7 @@ def test_it_runs_from_nothing(path, tmp_path, monkeypatch):
     import nbformat
 
     # The devices are those of the machine, as when a person runs it.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", QUICK)
     monkeypatch.setenv("SKINJAX_WORKDIR", str(tmp_path / "run"))
     # Nothing of the machine's user is read or left behind.
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):

@@ -23,7 +23,7 @@ from skinjax.tasks.segmentation import create_segmentation
 
 NUM_STEPS = 4
 NUM_EXAMPLES = 8
-MESHES = [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 8, 1), (2, 1, 4), (1, 1, 4)]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 4), (2, 2, 2)]  # each axis alone, and all together
 AUGMENTATION = Augmentation(
     flip=True, rotate_degrees=15.0, scale=0.1, translate=0.05, brightness=0.1, contrast=0.1
 )

@@ -159,14 +159,18 @@ def test_it_learns_and_moves_its_statistics():
         )
         return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=1)), updated
 
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    @jax.jit
+    def step(params, batch_stats):
+        grad = jax.value_and_grad(loss, has_aux=True)
+        (value, updated), gradients = grad(params, batch_stats)
+        params = jax.tree.map(lambda p, g: p - 0.02 * g, params, gradients)
+        return params, updated["batch_stats"], value
+
     params, batch_stats = variables["params"], variables["batch_stats"]
     losses = []
     for _ in range(8):
-        (value, updated), gradients = step(params, batch_stats)
+        params, batch_stats, value = step(params, batch_stats)
         losses.append(float(value))
-        params = jax.tree.map(lambda p, g: p - 0.02 * g, params, gradients)
-        batch_stats = updated["batch_stats"]
     assert losses[-1] < 0.7 * losses[0]
     before = variables["batch_stats"]["trunk"]["stem_norm"]["mean"]
     assert not np.allclose(batch_stats["trunk"]["stem_norm"]["mean"], before)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,10 +33,10 @@ def task():
 
 @pytest.fixture(scope="module")
 def variables(task):
-    created = jax.jit(task.init)(jax.random.key(0))
+    created = jax.device_get(jax.jit(task.init)(jax.random.key(0)))
     rng = np.random.default_rng(0)  # gates and statistics that are not those of the beginning
     return jax.tree.map(
-        lambda leaf: leaf * jnp.float32(rng.uniform(0.5, 1.5)) + jnp.float32(0.01), created
+        lambda leaf: leaf * np.float32(rng.uniform(0.5, 1.5)) + np.float32(0.01), created
     )
 
 
