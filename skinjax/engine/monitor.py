@@ -1,5 +1,6 @@
 """What a training shows and writes while it runs: progress, rates, JSONL and TensorBoard."""
 
+import collections
 import contextlib
 import json
 import os
@@ -15,9 +16,14 @@ import jax
 if TYPE_CHECKING:
     from skinjax.engine.event_file import EventFile
 
+# Steps that the host may be ahead of the devices: enough to keep them busy, and no more batches on
+# them than that. At 32 XLA's CPU client makes a launch wait, in one of as few threads as there are
+# devices, for the end of a computation that may itself need one: two devices waited for good.
+MAX_AHEAD = 8
+
 
 class Monitor:
-    """Logs a training's figures, one window behind it, so that the host waits for no step.
+    """Logs a training's figures, one window behind it, so that the host waits for no late step.
 
     A window is the steps between two log events. Its figures are fetched when the next one is
     full: by then the device is done with them. Rates leave out compilation and evaluation
@@ -59,6 +65,7 @@ class Monitor:
         self._note_skipped = note_skipped
         self._window: list[dict[str, jax.Array]] = []
         self._behind: list[dict[str, jax.Array]] = []
+        self._in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
         self._behind_closed = 0.0
         self._seconds_before = training_seconds
         self._start = self._window_start = time.monotonic()
@@ -79,8 +86,11 @@ class Monitor:
         }
 
     def add(self, figures: dict[str, jax.Array]) -> None:
-        """Takes one step's figures, scalars on the device, without waiting for them."""
+        """Takes one step's figures, scalars on the device; waits for those MAX_AHEAD steps back."""
         self._window.append(figures)
+        self._in_flight.append(figures)
+        if len(self._in_flight) > MAX_AHEAD:
+            jax.block_until_ready(self._in_flight.popleft())
 
     def log_window(self, step: int) -> None:
         """Closes the window at `step`; writes it if the device is done with it, and what was left.

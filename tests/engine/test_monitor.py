@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from skinjax.engine.monitor import Monitor, cut_after, duration
+from skinjax.engine.monitor import MAX_AHEAD, Monitor, cut_after, duration
 from skinjax.engine.skipped import SkippedSteps
 from skinjax.errors import UserError
 
@@ -73,6 +73,17 @@ def test_windows_that_the_device_is_not_done_with_are_written_one_behind(tmp_pat
     events = read(tmp_path)
     assert [event["step"] for event in events] == [2, 4, 7]
     assert [event["train/loss"] for event in events] == [1.5, 3.5, 6.0]
+
+
+def test_the_host_waits_for_the_step_that_lies_furthest_back_alone(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    steps = [figures(float(loss)) for loss in range(MAX_AHEAD + 3)]
+    with create_monitor(tmp_path) as monitor:
+        for number, step in enumerate(steps, 1):
+            monitor.add(step)
+            assert len(waited) == max(0, number - MAX_AHEAD)
+    assert all(one is other for one, other in zip(waited, steps[:3], strict=True))
 
 
 def test_the_rates_are_those_of_their_windows_though_written_one_behind(tmp_path, monkeypatch):
