@@ -15,7 +15,7 @@ from benchmarks.harness import Options, measure_in_turn
 from skinjax.data.pipeline import prefetch, train_batches
 from skinjax.engine import parallel
 from skinjax.engine.resident import Resident
-from skinjax.engine.steps import make_train_step
+from skinjax.engine.steps import InFlight, make_train_step
 from skinjax.modes import build, datasets
 from skinjax.modes.config import segmentation_config
 
@@ -76,9 +76,10 @@ def _measure(folder: Path, cache: str, options: Options) -> dict[str, Any]:
     holder = [state]
 
     def epoch(batches: Any) -> None:
-        figures = None
+        in_flight = InFlight()  # as in a training
         for _ in range(num_steps):
             holder[0], figures = step(holder[0], next(batches))
+            in_flight.add(figures)
         jax.block_until_ready(figures)
 
     measured = measure_in_turn(

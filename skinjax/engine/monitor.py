@@ -1,6 +1,5 @@
 """What a training shows and writes while it runs: progress, rates, JSONL and TensorBoard."""
 
-import collections
 import contextlib
 import json
 import os
@@ -13,13 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import jax
 
+from skinjax.engine.steps import InFlight
+
 if TYPE_CHECKING:
     from skinjax.engine.event_file import EventFile
-
-# Steps that the host may be ahead of the devices: enough to keep them busy, and no more batches on
-# them than that. At 32 XLA's CPU client makes a launch wait, in one of as few threads as there are
-# devices, for the end of a computation that may itself need one: two devices waited for good.
-MAX_AHEAD = 8
 
 
 class Monitor:
@@ -65,7 +61,7 @@ class Monitor:
         self._note_skipped = note_skipped
         self._window: list[dict[str, jax.Array]] = []
         self._behind: list[dict[str, jax.Array]] = []
-        self._in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
+        self._in_flight = InFlight()
         self._behind_closed = 0.0
         self._seconds_before = training_seconds
         self._start = self._window_start = time.monotonic()
@@ -86,11 +82,9 @@ class Monitor:
         }
 
     def add(self, figures: dict[str, jax.Array]) -> None:
-        """Takes one step's figures, scalars on the device; waits for those MAX_AHEAD steps back."""
+        """Takes one step's figures, scalars on the device, and waits as `steps.InFlight` does."""
         self._window.append(figures)
-        self._in_flight.append(figures)
-        if len(self._in_flight) > MAX_AHEAD:
-            jax.block_until_ready(self._in_flight.popleft())
+        self._in_flight.add(figures)
 
     def log_window(self, step: int) -> None:
         """Closes the window at `step`; writes it if the device is done with it, and what was left.

@@ -1,5 +1,6 @@
 """The compiled steps: one update of the state, one batch of an evaluation."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,24 @@ from skinjax.engine.state import Task, TrainState
 
 PyTree = Any
 Batch = dict[str, jax.Array]
+
+# Steps that the host may be ahead of the devices: enough to keep them busy, and no more batches on
+# them than that. At 32 XLA's CPU client makes a launch wait, in one of as few threads as there are
+# devices, for the end of a computation that may itself need one: two devices waited for good.
+MAX_AHEAD = 8
+
+
+class InFlight:
+    """The steps that were sent to the devices and may not be done; at most MAX_AHEAD."""
+
+    def __init__(self) -> None:
+        self._figures: collections.deque[PyTree] = collections.deque()
+
+    def add(self, figures: PyTree) -> None:
+        """Takes what a step gives; waits for the one that was sent MAX_AHEAD steps before it."""
+        self._figures.append(figures)
+        if len(self._figures) > MAX_AHEAD:
+            jax.block_until_ready(self._figures.popleft())
 
 
 def make_train_step(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from skinjax.engine.monitor import MAX_AHEAD, Monitor, cut_after, duration
+from skinjax.engine.monitor import Monitor, cut_after, duration
 from skinjax.engine.skipped import SkippedSteps
+from skinjax.engine.steps import MAX_AHEAD
 from skinjax.errors import UserError
 
 
