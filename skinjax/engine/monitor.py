@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Logs a training's figures, one window behind it, so that the host waits for no late step.
+    """Logs a training's figures, one window behind it, so that none is waited for.
 
     A window is the steps between two log events. Its figures are fetched when the next one is
     full: by then the device is done with them. Rates leave out compilation and evaluation
