@@ -94,16 +94,16 @@ class Monitor:
         """
         behind, self._behind = self._behind, []
         window, self._window = self._window, []
-        now = time.monotonic()
-        if _is_ready(window):
-            self._write_window(step, behind + window, now)
-            return
+        now, is_ready = time.monotonic(), _is_ready(window)
         if behind:
             # Where the host waits for the device at each step, the window was done as it closed;
             # where the host runs ahead, it is done when its figures have come.
             done = self._behind_closed if _is_ready(behind) else None
             self._write_window(step - len(window), behind, done)
-        self._behind, self._behind_closed = window, now
+        if is_ready:
+            self._write_window(step, window, now)
+        else:
+            self._behind, self._behind_closed = window, now
 
     def flush(self, step: int) -> None:
         """Writes what is not written yet, waiting for the device: for a pause or the end."""

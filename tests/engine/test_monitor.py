@@ -76,6 +76,17 @@ def test_windows_that_the_device_is_not_done_with_are_written_one_behind(tmp_pat
     assert [event["train/loss"] for event in events] == [1.5, 3.5, 6.0]
 
 
+def test_a_window_that_is_left_and_one_that_is_done_are_written_apart(tmp_path, monkeypatch):
+    done = iter([False, True, True])  # the first window; the second, and then the first again
+    monkeypatch.setattr("skinjax.engine.monitor._is_ready", lambda window: next(done))
+    with create_monitor(tmp_path) as monitor:
+        for step in range(1, 5):
+            monitor.add(figures(step))
+            if step % 2 == 0:
+                monitor.log_window(step)
+    assert [(e["step"], e["train/loss"]) for e in read(tmp_path)] == [(2, 1.5), (4, 3.5)]
+
+
 def test_the_host_waits_for_the_step_that_lies_furthest_back_alone(tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
