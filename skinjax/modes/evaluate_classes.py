@@ -50,10 +50,8 @@ def evaluate_classes(
     classes = match.names
     positions = _scorable(run, match, positions)
     log_probabilities, labels = _predictions(run, match, positions, f"evaluating {output.name}")
-    # Where the split is the run's own val, it is not predicted a second time to calibrate on.
-    on_val = run.is_own and len(run.members) == 1 and positions == run.positions("val")
-    known = (log_probabilities, labels) if on_val else None
-    calibrations = [_calibration(run, member, known) for member in run.members]
+    scored = positions, log_probabilities, labels
+    calibrations = [_calibration(run, member, scored) for member in run.members]
     temperatures = [calibration["temperature"] for calibration in calibrations]
     all_calibrated = average_calibrated(log_probabilities, temperatures)
     raw = _common(average_calibrated(log_probabilities, np.ones(len(temperatures))), match)
@@ -169,19 +167,30 @@ def _predictions(
 
 
 def _calibration(
-    run: TrainedRun, member: Member, on_val: tuple[np.ndarray, np.ndarray] | None
+    run: TrainedRun, member: Member, scored: tuple[list[int], np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
     """What is chosen on val for a checkpoint, with or without views averaged; kept once made.
 
     Args:
         run: that is evaluated.
         member: one of its models.
-        on_val: what `_predictions` gives of the model on its val split, where that is known.
+        scored: the positions that are evaluated, and what `_predictions` gives of them; where they
+            are the run's own val, they are not predicted a second time.
     """
     calibration = on_main(lambda: read_calibration(member.workdir, member.step, run.tta))
     if calibration is not None:
         return calibration
-    outputs, labels = on_val or _predict_val(run, member)
+    alone = run.is_own and len(run.members) == 1
+    own = (
+        run
+        if alone
+        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
+    )
+    match = match_classes(own.classes, own.prepared.classes)
+    positions = _scorable(own, match, own.positions("val"))
+    scored_positions, outputs, labels = scored
+    if not (alone and positions == scored_positions):
+        outputs, labels = _predictions(own, match, positions, "calibrating on val")
     log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
@@ -200,19 +209,6 @@ def _calibration(
         path.parent.mkdir(exist_ok=True)
         write_text(path, json.dumps(calibration, indent=2) + "\n")
     return calibration
-
-
-def _predict_val(run: TrainedRun, member: Member) -> tuple[np.ndarray, np.ndarray]:
-    """What `_predictions` gives of one model on the val split of its own run."""
-    alone = run.is_own and len(run.members) == 1
-    own = (
-        run
-        if alone
-        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
-    )
-    match = match_classes(own.classes, own.prepared.classes)
-    positions = _scorable(own, match, own.positions("val"))
-    return _predictions(own, match, positions, "calibrating on val")
 
 
 def _predictions_csv(
