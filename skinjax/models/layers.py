@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from skinjax.models.winograd import convolve_3x3, is_faster
 
+SPACE_AXIS = "space"  # of a mesh, along which its devices divide the rows of pictures
+
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """Halves height and width by the maximum of each 2x2 window.
@@ -55,7 +57,10 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     border = size // 2
     height, width = (-(-side // stride) for side in x.shape[1:3])
     on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and stride == 1 and x.dtype == jnp.float32 and is_faster(x.shape, kernel.shape):
+    # Tiles of rows that are divided among devices would be gathered; neighbours exchange few rows.
+    whole_rows = jax.typeof(x).sharding.mesh.shape.get(SPACE_AXIS, 1) == 1
+    plain = stride > 1 or x.dtype != jnp.float32 or not whole_rows or not on_cpu
+    if not plain and is_faster(x.shape, kernel.shape):
         return convolve_3x3(x, kernel)
     if size != 3 or min(height, width) > size or not on_cpu:
         return jax.lax.conv_general_dilated(

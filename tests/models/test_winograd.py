@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skinjax.engine import parallel
+from skinjax.models import layers
 from skinjax.models.layers import convolve
 from skinjax.models.winograd import convolve_3x3, is_faster
 
@@ -84,3 +86,15 @@ def test_a_batch_that_is_divided_among_devices_has_the_same_gradients():
     for one, another in zip(whole, divided, strict=True):
         # Sums of a half each, in another order.
         np.testing.assert_allclose(one, another, rtol=1e-5, atol=1e-3)
+
+
+def test_rows_that_are_divided_among_devices_keep_the_plain_form():
+    assert layers.SPACE_AXIS == parallel.SPACE_AXIS
+    kernel = jnp.ones((3, 3, 64, 64))
+    for space in (1, 2):
+        mesh = parallel.create_mesh(jax.devices()[:2], -1, 1, space)
+        shape = jax.ShapeDtypeStruct(
+            (8, 12, 16, 64), jnp.float32, sharding=parallel.batch_sharding(mesh, 4)
+        )
+        program = jax.jit(lambda *a: convolve(*a)).lower(shape, kernel).as_text()
+        assert ("stablehlo.convolution" in program) == (space == 2)
