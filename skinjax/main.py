@@ -28,7 +28,8 @@ _WORKDIR = flags.DEFINE_multi_string(
     "workdir",
     [],
     "The run's folder; evaluate, predict: given more than once, the runs' probabilities are "
-    "averaged; compare: the two runs, or with --against those of one side.",
+    "averaged; compare: the two runs, or with --against those of one side; an evaluation's folder "
+    "stands for itself.",
 )
 _AGAINST = flags.DEFINE_multi_string(
     "against",

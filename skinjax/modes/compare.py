@@ -15,6 +15,7 @@ from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
 from skinjax.tasks.metrics import MASK_HEADLINES
 
+_TABLES = ("per_image.csv", "predictions.csv")
 _LOWER_IS_BETTER = ("ece",)
 
 
@@ -29,9 +30,11 @@ def compare(
     """Tells by how much the second side's figures differ from the first one's, and how surely.
 
     Args:
-        first: folders of runs: one, or those of several seeds, whose figures are averaged.
+        first: folders of runs: one, or those of several seeds, whose figures are averaged. The
+            folder of one evaluation, as RUN/evaluate/test-tta, stands for itself: so a run's
+            figures with and without views are compared, or those of an average of runs.
         second: likewise of the other side.
-        split: of an evaluation that all have, told as to `evaluate`.
+        split: of an evaluation that all runs have, told as to `evaluate`.
         dataset: likewise.
         tta: likewise.
         output: the folder to write comparison.json to; nothing is written without one.
@@ -43,13 +46,14 @@ def compare(
         UserError: where an evaluation is missing, or they are not of the same images.
     """
     name = evaluation_name(split, dataset, tta)
-    workdirs = [*first, *second]
-    kind, tables = _read_alike(workdirs, name)
+    folders = [_evaluation_folder(path, name) for path in (*first, *second)]
+    by_side = {"first": folders[: len(first)], "second": folders[len(first) :]}
+    kind, tables = _read_alike(folders)
     images = list(tables[0])
     rows = [[table[image_id] for image_id in images] for table in tables]
     lesions = [row["lesion_id"] for row in rows[0]]
     of_masks = kind == "per_image.csv"
-    names = MASK_HEADLINES if of_masks else _same_classes(workdirs, name)
+    names = MASK_HEADLINES if of_masks else _same_classes(folders)
     values = np.stack([columns(run, names) for run in rows])
     sides = values[: len(first)], values[len(first) :]
     if of_masks:
@@ -57,17 +61,13 @@ def compare(
     else:
         labels = np.array([names.index(row["truth"]) for row in rows[0]])
         differences = compare_classes(*sides, labels, lesions, names)
-    print(f"{name}: {len(images):,} images of {len(set(lesions)):,} lesions")
-    for side, runs in (("A", first), ("B", second)):
-        print(f"  {side}: {', '.join(map(str, runs))}" + " (their mean)" * (len(runs) > 1))
+    print(f"{len(images):,} images of {len(set(lesions)):,} lesions")
+    for side, of_side in zip("AB", by_side.values(), strict=True):
+        print(f"  {side}: {', '.join(map(str, of_side))}" + " (their mean)" * (len(of_side) > 1))
     print(_table(differences))
     if output is not None:
         make_folder("output", output)
-        written: dict[str, Any] = {
-            "first": [str(workdir) for workdir in first],
-            "second": [str(workdir) for workdir in second],
-            "name": name,
-        }
+        written: dict[str, Any] = {side: list(map(str, named)) for side, named in by_side.items()}
         # JSON has no NaN: what is undefined is null.
         written["figures"] = {
             figure: {
@@ -80,58 +80,63 @@ def compare(
     return differences
 
 
-def _read_alike(workdirs: Sequence[Path], name: str) -> tuple[str, list[dict[str, dict[str, str]]]]:
-    """The kind of file that the runs' evaluations have, and the rows of each by image id.
+def _evaluation_folder(path: Path, name: str) -> Path:
+    """The folder of a run's evaluation, or the path itself where that is one.
 
     Raises:
-        UserError: where one is missing, or is not of the first one's task and images.
+        UserError: where there is no such evaluation.
     """
-    kind, ours = _read(workdirs[0], name)
+    for folder in (path, path / "evaluate" / name):
+        if any((folder / table).is_file() for table in _TABLES):
+            return folder
+    raise UserError(
+        f"{path / 'evaluate' / name} holds no evaluation: run --mode=evaluate --workdir={path} "
+        "with the same --split, --dataset and --tta first."
+    )
+
+
+def _read_alike(folders: Sequence[Path]) -> tuple[str, list[dict[str, dict[str, str]]]]:
+    """The kind of table that the evaluations have, and the rows of each by image id.
+
+    Raises:
+        UserError: where one is not of the first one's task and images.
+    """
+    kind, ours = _read(folders[0])
     tables = [ours]
-    for workdir in workdirs[1:]:
-        other, theirs = _read(workdir, name)
+    for folder in folders[1:]:
+        other, theirs = _read(folder)
         if other != kind:
-            raise UserError(
-                f"{workdirs[0]} has {kind} and {workdir} {other} in evaluate/{name}: name runs of "
-                "one task."
-            )
+            raise UserError(f"{folders[0]} has {kind} and {folder} {other}: name runs of one task.")
         if ours.keys() != theirs.keys():
             alone = sorted(ours.keys() ^ theirs.keys())
             raise UserError(
-                f"{workdirs[0]} and {workdir} were not scored on the same images in "
-                f"evaluate/{name} ({len(alone):,} are in one alone, as {alone[0]}): compare runs "
-                "of one data set and one config.data.split_seed."
+                f"{folders[0]} and {folder} were not scored on the same images ({len(alone):,} are "
+                f"in one alone, as {alone[0]}): compare runs of one data set and one "
+                "config.data.split_seed."
             )
         tables.append(theirs)
     return kind, tables
 
 
-def _read(workdir: Path, name: str) -> tuple[str, dict[str, dict[str, str]]]:
-    """The file of an evaluation, and its rows by image id."""
-    folder = workdir / "evaluate" / name
-    for kind in ("per_image.csv", "predictions.csv"):
-        if (folder / kind).is_file():
-            with (folder / kind).open(encoding="utf-8", newline="") as file:
-                return kind, {row["image_id"]: row for row in csv.DictReader(file)}
-    raise UserError(
-        f"{folder} holds no evaluation: run --mode=evaluate --workdir={workdir} with the same "
-        "--split, --dataset and --tta first."
-    )
+def _read(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
+    """The kind of an evaluation's table, and its rows by image id."""
+    kind = next(table for table in _TABLES if (folder / table).is_file())
+    with (folder / kind).open(encoding="utf-8", newline="") as file:
+        return kind, {row["image_id"]: row for row in csv.DictReader(file)}
 
 
-def _same_classes(workdirs: Sequence[Path], name: str) -> list[str]:
-    """The classes of the runs' evaluations, in the order of their probabilities."""
+def _same_classes(folders: Sequence[Path]) -> list[str]:
+    """The classes of the evaluations, in the order of their probabilities."""
     found: list[list[str]] = []
-    for workdir in workdirs:
-        path = workdir / "evaluate" / name / "metrics.json"
+    for folder in folders:
+        path = folder / "metrics.json"
         classes = json.loads(path.read_text(encoding="utf-8")).get("classes")
         if classes is None:
-            raise UserError(f"{path} is of an earlier version: evaluate {workdir} again.")
+            raise UserError(f"{path} is of an earlier version: evaluate the run again.")
         if found and classes != found[0]:
             raise UserError(
-                f"{workdirs[0]} and {workdir} do not tell the same classes apart in "
-                f"evaluate/{name} ({', '.join(found[0])}; {', '.join(classes)}): compare runs of "
-                "one data set."
+                f"{folders[0]} and {folder} do not tell the same classes apart "
+                f"({', '.join(found[0])}; {', '.join(classes)}): compare runs of one data set."
             )
         found.append(classes)
     return found[0]

@@ -109,10 +109,21 @@ def test_several_runs_a_side_are_averaged(tmp_path, capsys):
     assert (found.first, found.second) == (0.5, 1.0)
     # Another run of the first side might have been as good as the second side's.
     assert (found.low, found.high) == (0.0, 1.0)
+    folders = {name: str(run / "evaluate" / "test") for name, run in runs.items()}
     told = capsys.readouterr().out
-    assert f"  A: {runs['a0']}, {runs['a1']} (their mean)\n" in told
+    assert f"  A: {folders['a0']}, {folders['a1']} (their mean)\n" in told
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert written["second"] == [str(runs["b0"]), str(runs["b1"])]
+    assert written["second"] == [folders["b0"], folders["b1"]]
+
+
+def test_two_evaluations_of_one_run_are_compared_by_their_folders(tmp_path):
+    run = write_masks(tmp_path / "a", [0.5] * 8)
+    write_masks(tmp_path / "a", [0.6] * 8, name="test-tta")
+    difference = compare([run], [run / "evaluate" / "test-tta"])["jaccard"]
+    assert (difference.first, difference.second) == (0.5, 0.6)
+    # A folder stands for itself, whatever else is asked for; a run for what is asked.
+    difference = compare([run / "evaluate" / "test"], [run], tta="flips")["jaccard"]
+    assert (difference.first, difference.second) == (0.5, 0.6)
 
 
 def test_the_command_line_tells_two_runs_or_two_sides_apart(tmp_path):
