@@ -5,27 +5,26 @@ from dataclasses import dataclass
 
 from skinjax.data.sources.example import CLASSES
 
-_NOT_MELANOMA = tuple(name for name in CLASSES if name != "mel")
-
-# What a class is in HAM10000's seven diagnoses; a class that stands for several of them is coarser
-# than they are. Names that are not here answer to themselves alone.
-#   ISIC 2019: AK, actinic keratosis, is the larger part of akiec, and SCC, squamous cell carcinoma,
+# The finest classes that each class holds, in its own name and in others'. Two classes hold none
+# in common, or one of them holds all that the other does; so where a set has both (benign and nv),
+# the coarser one is what the finer ones leave of it. Names that are not here hold themselves alone.
+#   ISIC 2019: ak, actinic keratosis, is the larger part of akiec, and scc, squamous cell carcinoma,
 #   is counted there as well, since HAM10000's akiec holds the carcinoma in situ (Bowen's disease)
 #   and no other class is nearer.
 #   ISIC 2017: sk, seborrheic keratosis, is the larger part of bkl.
 #   ISIC 2016 and 2020: malignant is melanoma, and benign is everything else.
 #   PH2: common and atypical nevi are nv.
-HAM10000_CLASSES: dict[str, tuple[str, ...]] = {
-    **{name: (name,) for name in CLASSES},
-    "ak": ("akiec",),
-    "scc": ("akiec",),
-    "sk": ("bkl",),
-    "malignant": ("mel",),
-    "benign": _NOT_MELANOMA,
-    "melanoma": ("mel",),
-    "common_nevus": ("nv",),
-    "atypical_nevus": ("nv",),
+FINEST_CLASSES: dict[str, frozenset[str]] = {
+    **{name: frozenset([name]) for name in CLASSES},
+    "akiec": frozenset(["akiec", "ak", "scc"]),
+    "bkl": frozenset(["bkl", "sk"]),
+    "nv": frozenset(["nv", "common_nevus", "atypical_nevus"]),
+    "melanoma": frozenset(["melanoma", "mel"]),
+    "malignant": frozenset(["malignant", "melanoma", "mel"]),
 }
+FINEST_CLASSES["benign"] = frozenset(["benign"]).union(
+    *(FINEST_CLASSES[name] for name in CLASSES if name != "mel")
+)
 
 
 @dataclass(frozen=True)
@@ -73,20 +72,19 @@ def match_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> 
         model of seven diagnoses is scored in 'benign' and 'malignant' where that is all that is
         known.
     """
-    sides = [list(model_classes), list(data_classes)]
-    parts = {name: set(HAM10000_CLASSES.get(name, (name,))) for side in sides for name in side}
-    groups: list[set[str]] = []  # of HAM10000's names; each class lies in one of them
-    for part in parts.values():
+    sides = [_parts(model_classes), _parts(data_classes)]
+    groups: list[frozenset[str]] = []  # of finest classes; each class lies in one of them
+    for part in (part for side in sides for part in side.values()):
         touching = [group for group in groups if group & part]
         groups = [group for group in groups if not group & part]
-        groups.append(set.union(part, *touching))
+        groups.append(part.union(*touching))
 
-    def members(side: list[str], group: set[str]) -> list[str]:
-        return [name for name in side if parts[name] & group]
+    def members(side: dict[str, frozenset[str]], group: frozenset[str]) -> list[str]:
+        return [name for name, part in side.items() if part & group]
 
     common = [
         (ours, theirs)
-        for group in sorted(groups, key=lambda g: [not parts[name] & g for name in model_classes])
+        for group in sorted(groups, key=lambda g: [not part & g for part in sides[0].values()])
         if (ours := members(sides[0], group)) and (theirs := members(sides[1], group))
     ]
     names = tuple(
@@ -102,3 +100,12 @@ def match_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> 
         tuple(index_of(name, 0) for name in model_classes),
         tuple(index_of(name, 1) for name in data_classes),
     )
+
+
+def _parts(classes: Sequence[str]) -> dict[str, frozenset[str]]:
+    """What each of a set's classes holds: no finest class is in two of them."""
+    held = {name: FINEST_CLASSES.get(name, frozenset([name])) for name in classes}
+    return {
+        name: part.difference(*(other for other in held.values() if other < part))
+        for name, part in held.items()
+    }

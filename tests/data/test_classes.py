@@ -1,13 +1,16 @@
 """How the classes of a model and of a data set answer to each other."""
 
+import itertools
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from skinjax.data.classes import HAM10000_CLASSES, match_classes
+from skinjax.data.classes import FINEST_CLASSES, match_classes
 from skinjax.data.sources.example import CLASSES
 
 ISIC2019 = ("ak", "bcc", "bkl", "df", "mel", "nv", "scc", "vasc")
+PH2 = ("atypical_nevus", "common_nevus", "melanoma")
 
 
 def common(model, data):
@@ -21,10 +24,19 @@ def common(model, data):
     return of_data, of_model
 
 
-def test_the_same_classes_are_themselves():
-    match = match_classes(CLASSES, CLASSES)
-    assert match.names == CLASSES
-    assert match.of_model == match.of_data == tuple(range(7))
+NAMES = sorted({*FINEST_CLASSES, *set.union(*map(set, FINEST_CLASSES.values())), "wart", "scar"})
+SIDES = st.lists(st.sampled_from(NAMES), unique=True, min_size=1).map(tuple)
+
+
+@given(SIDES)
+@example(CLASSES)
+@example(ISIC2019)
+@example(PH2)
+@example(("benign", "mel", "nv"))
+def test_the_same_classes_are_themselves(classes):
+    match = match_classes(classes, classes)
+    assert match.names == classes
+    assert match.of_model == match.of_data == tuple(range(len(classes)))
 
 
 def test_isic2019_has_two_of_akiec():
@@ -63,8 +75,10 @@ def test_names_that_nobody_knows_answer_to_themselves():
     assert match_classes(CLASSES, ("wart", "scar")).names == ()
 
 
-NAMES = sorted({*HAM10000_CLASSES, "wart", "scar"})
-SIDES = st.lists(st.sampled_from(NAMES), unique=True, min_size=1).map(tuple)
+def test_a_class_beside_finer_ones_is_what_they_leave_of_it():
+    of_data, of_model = common(CLASSES, ("benign", "mel", "nv"))
+    assert of_data == {"benign": "benign", "mel": "mel", "nv": "nv"}
+    assert set(of_model["benign"]) == set(CLASSES) - {"mel", "nv"}
 
 
 @given(SIDES, SIDES)
@@ -74,20 +88,22 @@ def test_a_match_is_a_partition_and_the_same_both_ways(model, data):
     for classes, indices in ((model, match.of_model), (data, match.of_data)):
         assert len(indices) == len(classes)
         assert {i for i in indices if i >= 0} == set(range(len(match.names)))
-    # Classes of the two sides that overlap are in one common class, and those that do not overlap
-    # with any of the other side are in none.
-    for ours, i in zip(model, match.of_model, strict=True):
-        parts = set(HAM10000_CLASSES.get(ours, (ours,)))
-        touching = [
-            j
-            for theirs, j in zip(data, match.of_data, strict=True)
-            if parts & set(HAM10000_CLASSES.get(theirs, (theirs,)))
-        ]
-        assert all(i == j for j in touching)
+    # A class that both sides have is in one common class, and one that holds nothing of the other
+    # side's is in none.
+    ours, theirs = (
+        dict(zip(*s, strict=True)) for s in ((model, match.of_model), (data, match.of_data))
+    )
+    for name in set(model) & set(data):
+        assert ours[name] == theirs[name] >= 0
+    held = [FINEST_CLASSES.get(name, {name}) for name in data]
+    for name, index in ours.items():
+        if FINEST_CLASSES.get(name, {name}).isdisjoint(set.union(set(), *held)):
+            assert index == -1
     back = match_classes(data, model)
     assert len(back.names) == len(match.names)
 
 
-@pytest.mark.parametrize("name", HAM10000_CLASSES)
-def test_the_table_names_ham10000_classes(name):
-    assert set(HAM10000_CLASSES[name]) <= set(CLASSES)
+@pytest.mark.parametrize("names", list(itertools.combinations(FINEST_CLASSES, 2)))
+def test_of_two_classes_one_holds_the_other_or_they_share_nothing(names):
+    first, second = (FINEST_CLASSES[name] for name in names)
+    assert first < second or second < first or not first & second
