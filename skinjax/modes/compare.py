@@ -1,6 +1,5 @@
 """Comparison: runs scored on the same images, and whether one side is shown to be better."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from skinjax.errors import UserError
+from skinjax.modes.evaluations import TABLES, read_rows
 from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
 from skinjax.tasks.metrics import MASK_HEADLINES
 
-_TABLES = ("per_image.csv", "predictions.csv")
 _LOWER_IS_BETTER = ("ece",)
 
 
@@ -52,7 +51,7 @@ def compare(
     images = list(tables[0])
     rows = [[table[image_id] for image_id in images] for table in tables]
     lesions = [row["lesion_id"] for row in rows[0]]
-    of_masks = kind == "per_image.csv"
+    of_masks = kind == TABLES["segmentation"]
     names = MASK_HEADLINES if of_masks else _same_classes(folders)
     values = np.stack([columns(run, names) for run in rows])
     sides = values[: len(first)], values[len(first) :]
@@ -87,7 +86,7 @@ def _evaluation_folder(path: Path, name: str) -> Path:
         UserError: where there is no such evaluation.
     """
     for folder in (path, path / "evaluate" / name):
-        if any((folder / table).is_file() for table in _TABLES):
+        if any((folder / table).is_file() for table in TABLES.values()):
             return folder
     raise UserError(
         f"{path / 'evaluate' / name} holds no evaluation: run --mode=evaluate --workdir={path} "
@@ -120,9 +119,9 @@ def _read_alike(folders: Sequence[Path]) -> tuple[str, list[dict[str, dict[str, 
 
 def _read(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
     """The kind of an evaluation's table, and its rows by image id."""
-    kind = next(table for table in _TABLES if (folder / table).is_file())
-    with (folder / kind).open(encoding="utf-8", newline="") as file:
-        return kind, {row["image_id"]: row for row in csv.DictReader(file)}
+    kind = next(table for table in TABLES.values() if (folder / table).is_file())
+    rows = read_rows((folder / kind).read_text(encoding="utf-8"))
+    return kind, {row["image_id"]: row for row in rows}
 
 
 def _same_classes(folders: Sequence[Path]) -> list[str]:

@@ -81,6 +81,13 @@ def table_text(header: Sequence[str], values: Sequence[Sequence[Any]], rows: Seq
     return buffer.getvalue()
 
 
+def read_rows(text: str) -> list[dict[str, str]]:
+    """The rows of an evaluation's table by column; a data set's column never hides one of ours."""
+    header, *lines = list(csv.reader(io.StringIO(text)))
+    # A data set may name a column as we do: ours stand first.
+    return [dict(reversed(list(zip(header, line, strict=True)))) for line in lines]
+
+
 def mask_path(folder: Path, image_id: str) -> Path:
     """Where an evaluation keeps the predicted mask of an image."""
     return folder / "masks" / f"{image_id}.png"
@@ -141,10 +148,8 @@ def read_evaluation(workdir: Path, task: str, name: str = "") -> Evaluation:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): evaluate again, {again}."
         ) from error
-    header, *lines = list(csv.reader(io.StringIO(text)))
-    # A data set may name a column as we do: ours stand first.
-    rows = [dict(reversed(list(zip(header, line, strict=True)))) for line in lines]
-    if not rows or not set(_NEEDED[task]) <= set(header) or "split" not in figures:
+    rows = read_rows(text)
+    if not rows or not set(_NEEDED[task]) <= set(rows[0]) or "split" not in figures:
         raise UserError(
             f"{folder} was written by an older version and lacks what a report needs: evaluate "
             f"again, {again}."

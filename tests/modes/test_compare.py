@@ -81,6 +81,21 @@ def test_what_is_undefined_is_said_and_written_as_null(tmp_path, capsys):
     assert written["figures"]["auroc"]["low"] is None
 
 
+def test_columns_of_the_data_set_hide_none_of_ours(tmp_path):
+    labels = np.arange(12) % 2
+    runs = [
+        write_classes(tmp_path / name, np.tile(row, (12, 1)), labels)
+        for name, row in (("a", [0.9, 0.1]), ("b", [0.1, 0.9]))
+    ]
+    plain = compare(runs[:1], runs[1:])
+    for run in runs:  # the truth one-hot, and a lesion for all, as its metadata may have them
+        path = run / "evaluate" / "test" / "predictions.csv"
+        header, *rows = path.read_text().splitlines()
+        rows = [f"{row},{1 - label},{label},x" for row, label in zip(rows, labels, strict=True)]
+        path.write_text("\n".join([f"{header},mel,nv,lesion_id", *rows]) + "\n")
+    assert compare(runs[:1], runs[1:]) == plain
+
+
 def test_runs_that_cannot_be_compared_are_refused_with_the_mend(tmp_path):
     labels = np.arange(4) % 2
     first = write_masks(tmp_path / "a", [0.5] * 4)
