@@ -175,9 +175,12 @@ class Order:
         sizes = np.array([np.sum(sets == s) * weights[s] for s in present])
         self._members: list[np.ndarray] = []
         self._num_draws: list[int] = []
+        kinds: list[int] = []
         for s, total in zip(present, _apportion(sizes, len(labels)), strict=True):
             places = np.flatnonzero(sets == s)
-            _, classes, counts = np.unique(labels[places], return_inverse=True, return_counts=True)
+            found, classes, counts = np.unique(
+                labels[places], return_inverse=True, return_counts=True
+            )
             if total < len(counts):
                 raise UserError(
                     f"A data set's weight of {weights[s]} gives it {total} draws an epoch, fewer "
@@ -185,8 +188,17 @@ class Order:
                 )
             self._members += [places[classes == k] for k in range(len(counts))]
             self._num_draws += _apportion(counts ** (1.0 - sampling), total).tolist()
+            kinds += found.tolist()
+        self._kinds = np.array(kinds)
         self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
         self._length = len(labels)
+
+    def class_shares(self, num_classes: int) -> np.ndarray:
+        """The share of each class among the draws of an epoch, float64 [num_classes].
+
+        All labels are in 0..num_classes - 1.
+        """
+        return np.bincount(self._kinds, self._num_draws, num_classes) / self._length
 
     def draws(self, start: int, number: int) -> np.ndarray:
         """The examples at `number` positions from `start` on, int [number]."""
@@ -223,12 +235,16 @@ class _Batches:
 
 
 def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers in proportion to the weights, each at least 1, that add up to the total."""
+    """Whole numbers in proportion to the weights, each at least 1, that add up to the total.
+
+    The total is at least the number of weights.
+    """
     exact = weights / weights.sum() * total
     numbers = np.maximum(np.floor(exact), 1).astype(int)
     for k in np.argsort(numbers - exact)[: max(total - numbers.sum(), 0)]:
         numbers[k] += 1
-    numbers[np.argmax(numbers)] -= numbers.sum() - total
+    while numbers.sum() > total:
+        numbers[np.argmax(numbers)] -= 1
     return numbers
 
 

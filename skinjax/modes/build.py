@@ -48,7 +48,7 @@ def create_task(
     Args:
         config: of the run.
         classes: of the data set, in the order of its labels.
-        class_shares: of the training split; a classification that is trained needs them.
+        class_shares: of what a training draws; a classification that is trained needs them.
 
     Raises:
         UserError: for a joint training, which is used as the two runs that it leaves.
@@ -217,7 +217,7 @@ def create_training(
         positions: of its training split.
     """
     trains_classes = config.task != "segmentation"
-    shares = class_shares(prepared, positions) if trains_classes else ()
+    shares = class_shares(config, prepared, positions) if trains_classes else ()
     task = create_trained_task(config, prepared.classes, shares)
     durations = create_durations(config, len(positions))
     settings = ScheduleSettings(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -12,7 +13,7 @@ from skinjax.data import splits as splitting
 from skinjax.data.archives import cache_folder
 from skinjax.data.catalog import create_source
 from skinjax.data.combined import Combined, shared_numbers, shared_pictures
-from skinjax.data.pipeline import Examples
+from skinjax.data.pipeline import Examples, Order
 from skinjax.data.records import ABOUT, Prepared, prepare
 from skinjax.data.table import Row
 from skinjax.errors import UserError
@@ -276,13 +277,12 @@ def choose_cache(
     return "host" if num_bytes <= HOST_SHARE * host_bytes else "none"
 
 
-def class_shares(prepared: Prepared | Combined, positions: list[int]) -> tuple[float, ...]:
-    """The share of each class among the images at some positions.
+def check_labels(prepared: Prepared | Combined, positions: list[int]) -> None:
+    """Makes sure that the images at some positions have labels.
 
     Raises:
-        UserError: where an image has no label, or a class no image.
+        UserError: where one has none.
     """
-    counts = dict.fromkeys(prepared.classes, 0)
     for position in positions:
         row = prepared.table[position]
         if row.label is None:
@@ -290,11 +290,40 @@ def class_shares(prepared: Prepared | Combined, positions: list[int]) -> tuple[f
                 f"{row.image_id} of {prepared.name} has no label: give it one in the data set's "
                 "table, or take it out."
             )
-        counts[row.label] += 1
-    empty = [name for name, count in counts.items() if not count]
+
+
+def class_shares(
+    config: ConfigDict, prepared: Prepared | Combined, positions: list[int]
+) -> tuple[float, ...]:
+    """The share of each class among the images that a training draws.
+
+    Args:
+        config: of the run: how it samples.
+        prepared: the data set.
+        positions: of the training split.
+
+    Raises:
+        UserError: where an image has no label, or a class no image, or there is but one class.
+    """
+    check_labels(prepared, positions)
+    if len(prepared.classes) < 2:
+        raise UserError(
+            f"{prepared.name} has one class, {', '.join(prepared.classes)}: there is nothing to "
+            "tell apart. Add images of another."
+        )
+    labels = np.array([prepared.classes.index(prepared.table[p].label or "") for p in positions])
+    present = np.unique(labels)
+    empty = [name for k, name in enumerate(prepared.classes) if k not in present]
     if empty:
         raise UserError(
             f"The training split of {prepared.name} has no image of {', '.join(empty)}: use more "
             "data, or another config.data.split_seed."
         )
-    return tuple(count / len(positions) for count in counts.values())
+    sets = np.array([prepared.set_index(position) for position in positions])
+    order = Order(labels, config.data.sampling, config.seed, sets, set_weights(config))
+    return tuple(order.class_shares(len(prepared.classes)).tolist())
+
+
+def set_weights(config: ConfigDict) -> tuple[float, ...]:
+    """How often the pictures of each data set are drawn, beside those of the first."""
+    return (1.0, *(weight for _, _, weight in config.data.also))

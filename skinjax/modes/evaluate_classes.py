@@ -116,7 +116,8 @@ def _scorable(run: TrainedRun, match: ClassMatch, positions: list[int]) -> list[
     """The images whose class is one that the model knows.
 
     Raises:
-        UserError: where an image has no label, or none has a class that the model knows.
+        UserError: where an image has no label, none has a class that the model knows, or there is
+            but one class to tell.
     """
     classes = run.prepared.classes
     unlabelled = [p for p in positions if run.prepared.table[p].label is None]
@@ -134,6 +135,12 @@ def _scorable(run: TrainedRun, match: ClassMatch, positions: list[int]) -> list[
             f"No image of {run.prepared.name} has a class that the model knows: the model's are "
             f"{', '.join(run.classes)}, the data set's {', '.join(classes)}. "
             "skinjax/data/classes.py holds the table of names."
+        )
+    if len(match.names) < 2:
+        raise UserError(
+            f"The model and {run.prepared.name} have one class in common, {match.names[0]}: there "
+            f"is nothing to tell apart. The model's are {', '.join(run.classes)}, the data set's "
+            f"{', '.join(classes)}."
         )
     return known
 

@@ -131,6 +131,8 @@ class _Run:
         counts = ", ".join(f"{name} {len(positions):,}" for name, positions in splits.items())
         print(f"{prepared.name}: {counts} images, split by {config.data.split}", flush=True)
 
+        if config.task != "segmentation":
+            datasets.check_labels(prepared, splits["val"])
         self.table = prepared.table
         self.training = build.create_training(config, prepared, splits["train"])
         self.task, self.durations = self.training.task, self.training.durations
@@ -241,7 +243,7 @@ class _Run:
             num_threads=config.data.num_threads,
             load=load,
             sampling=config.data.sampling,
-            weights=self._weights(),
+            weights=datasets.set_weights(config),
             rows=self.rows,
         )
         return prefetch(batches, put)
@@ -249,9 +251,8 @@ class _Run:
     def image_ids(self, step: int) -> list[str]:
         """The images of a step's batch, those of all processes."""
         config, examples = self.config, self.train_examples
-        order = Order(
-            examples.labels, config.data.sampling, config.seed, examples.sets, self._weights()
-        )
+        weights = datasets.set_weights(config)
+        order = Order(examples.labels, config.data.sampling, config.seed, examples.sets, weights)
         drawn = order.draws((step - 1) * config.batch_size, config.batch_size)
         return [self.table[examples.positions[index]].image_id for index in drawn]
 
@@ -308,10 +309,6 @@ class _Run:
                 f"{self.config.dtype} and a config.mesh of its devices: it leaves a run of each "
                 "task."
             )
-
-    def _weights(self) -> tuple[float, ...]:
-        """How often the pictures of each data set are drawn."""
-        return (1.0, *(weight for _, _, weight in self.config.data.also))
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return parallel.put_batch(batch, self.mesh)

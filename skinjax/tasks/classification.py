@@ -26,8 +26,8 @@ class Classification:
         model: logits of a picture.
         image_size: height and width of the model's input.
         augmentation: of the training images, on the device.
-        class_shares: the share of each class among the training images; empty where nothing is
-            trained.
+        class_shares: the share of each class among the images that are drawn in training; empty
+            where nothing is trained.
         label_smoothing: share of each target that is spread over all classes.
         focal_gamma: of the focal loss; 0 is cross-entropy.
         class_weights: power of a class's rarity that its loss is multiplied by: 0 none, 0.5 square
@@ -114,7 +114,7 @@ class Classification:
             losses = cross_entropy(logits, targets, self.label_smoothing)
         if self.class_weights:
             weights = shares**-self.class_weights
-            weights = weights / jnp.sum(shares * weights)  # a mean of 1 over the training images
+            weights = weights / jnp.sum(shares * weights)  # a mean of 1 over what is drawn
             losses = weigh_classes(losses, targets, weights)
         loss = jnp.mean(losses)
         accuracy = jnp.mean(correct.astype(jnp.float32))

@@ -97,7 +97,8 @@ def adjust_logits(logits: jax.Array, priors: jax.Array, tau: float = 1.0) -> jax
 
     Args:
       logits: [N, K], any float type.
-      priors: [K], the share of each class among the training images; each above 0.
+      priors: [K], the share of each class among the images that are drawn in training; each
+        above 0.
       tau: 1 for the balanced error; 0 changes nothing.
 
     Returns:
@@ -113,7 +114,7 @@ def weigh_classes(losses: jax.Array, targets: jax.Array, weights: jax.Array) -> 
     Args:
       losses: [N].
       targets: [N, K], non-negative, each row of sum 1.
-      weights: [K]; a mean of 1 over the training images keeps the loss's scale.
+      weights: [K]; a mean of 1 over what is drawn keeps the loss's scale.
 
     Returns:
       float32 [N].

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -219,6 +219,33 @@ def test_one_data_set_of_any_weight_is_as_if_it_had_none():
     plain = Order(labels, 0.5, 3)
     weighed = Order(labels, 0.5, 3, np.zeros(30, int), [0.2])
     np.testing.assert_array_equal(plain.draws(0, 90), weighed.draws(0, 90))
+
+
+@given(
+    sets_of_classes=st.lists(
+        st.lists(st.integers(1, 60), min_size=1, max_size=6), min_size=1, max_size=3
+    ),
+    weights=st.lists(st.floats(0.05, 5.0), min_size=3, max_size=3),
+    sampling=st.floats(0, 1),
+)
+@example([[50, 50, 1, 1, 1, 1], [154]], [0.04, 1.0, 1.0], 0.0)
+def test_each_class_of_each_set_is_drawn_and_its_share_is_told(sets_of_classes, weights, sampling):
+    sets, labels = np.array(
+        [
+            (of_set, of_class)
+            for of_set, counts in enumerate(sets_of_classes)
+            for of_class, count in enumerate(counts)
+            for _ in range(count)
+        ]
+    ).T
+    try:
+        order = Order(labels, sampling, 0, sets, weights)
+    except UserError:
+        assume(False)
+    drawn = order.draws(0, len(labels))
+    assert {*zip(sets[drawn], labels[drawn], strict=True)} == {*zip(sets, labels, strict=True)}
+    shares = np.bincount(labels[drawn], minlength=7) / len(labels)
+    np.testing.assert_allclose(order.class_shares(7), shares, atol=1e-12)
 
 
 def test_a_weight_too_small_for_the_classes_is_refused():

@@ -80,6 +80,8 @@ def test_it_trains_and_is_scored(name, task, roots, cache_dir, tmp_path):
     assert 0 <= figures["accuracy"] <= 1
     lines = (tmp_path / "run" / "splits.csv").read_text().splitlines()[1:]
     assert {line.split(",")[2] for line in lines} == {"train", "val", "test"}
+    if task == "classification":  # its own classes are told apart as they are
+        assert figures["classes"] == json.loads((tmp_path / "run" / "classes.json").read_text())
 
 
 @pytest.mark.slow
