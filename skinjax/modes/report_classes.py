@@ -26,7 +26,7 @@ from skinjax.report.run_class_figures import (
     roc_plot,
 )
 from skinjax.tasks.calibration import area_under_risk, coverage_risk
-from skinjax.tasks.classification_metrics import MAJORITY, MELANOMA
+from skinjax.tasks.classification_metrics import MELANOMA
 from skinjax.tasks.subgroups import Estimate, Figure, auroc_estimate, mean_estimate
 
 _OF_A_CLASS = 3  # worst, median and best pictures each
@@ -184,9 +184,7 @@ class _Classes:
     def _groups(self) -> Section:
         lesion_ids = self._run.lesion_ids
         correct, labels = self._correct.astype(float), self._labels
-        majority = MAJORITY if MAJORITY in self._classes else None
-        if majority is None:
-            majority = self._classes[int(np.bincount(labels).argmax())]
+        majority = self._classes[int(np.bincount(labels).argmax())]
         frequent = labels == self._classes.index(majority)
         melanoma = self._classes.index(MELANOMA) if MELANOMA in self._classes else None
 

@@ -14,7 +14,6 @@ from skinjax.tasks.calibration import calibration_figures, calibration_gaps
 from skinjax.tasks.metrics import interval, resample_lesions
 
 MELANOMA = "mel"
-MAJORITY = "nv"
 SENSITIVITY = 0.95
 
 Figures = dict[str, float | int | None]
@@ -45,8 +44,8 @@ def figures(
       there are; 'auroc', the mean of each class's against the rest; 'f1_macro' over the classes
       that there are or were predicted; 'log_loss', 'brier' and 'ece', see `calibration`;
       'melanoma_specificity_at_95_sensitivity', the best that a threshold chosen on these very
-      images gives; 'majority_accuracy', what always saying MAJORITY
-      scores (the most frequent class, where there is none of that name); 'lesion_accuracy' and
+      images gives; 'majority_accuracy', what always saying their most
+      frequent class scores; 'lesion_accuracy' and
       'lesion_balanced_accuracy', the probabilities of a lesion's pictures averaged; for each class
       auroc/CLASS, recall/CLASS, precision/CLASS and average_precision/CLASS. And 95% intervals by a
       bootstrap over lesions, as NAME_low and NAME_high, for accuracy, balanced_accuracy, auroc,
@@ -62,13 +61,12 @@ def figures(
     """
     probabilities = _checked(probabilities, labels, lesion_ids, classes)
     predicted = probabilities.argmax(1)
-    majority = classes.index(MAJORITY) if MAJORITY in classes else np.bincount(labels).argmax()
     values: Figures = {
         "num_images": len(labels),
         "accuracy": float(metrics.accuracy_score(labels, predicted)),
         "balanced_accuracy": _balanced_accuracy(labels, predicted),
         "f1_macro": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
-        "majority_accuracy": float(np.mean(labels == majority)),
+        "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
     }
     values |= calibration_figures(probabilities, labels)
     undefined: dict[str, str] = {}
