@@ -329,6 +329,13 @@ def _checked(source: Source, examples: Sequence[Example]) -> Iterator[Example]:
     """The examples, as long as each has an id of its own and a label that the source knows."""
     seen: set[str] = set()
     for example in examples:
+        try:
+            f"{example.image_id}{example.label}".encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"The name {example.image_name!r} is not UTF-8, and cannot be written into a "
+                "table: rename the file or its folder."
+            ) from error
         if example.image_id in seen:
             raise UserError(
                 f"The image id {example.image_id} comes twice in {source.name}: rename or "

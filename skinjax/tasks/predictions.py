@@ -19,8 +19,8 @@ class SegmentationPrediction:
 
     Attributes:
         probabilities: of lesion at each pixel, float32 [H, W] in [0, 1].
-        mask: where the lesion is, bool [H, W]: a probability of at least one half, less what
-            `clean_mask` took away.
+        mask: where the lesion is, bool [H, W]: a probability of at least one half, less the islands
+            that `clean_mask` took away and with the holes that it filled.
     """
 
     probabilities: np.ndarray
@@ -38,9 +38,14 @@ class SegmentationPrediction:
 
     @functools.cached_property
     def mean_confidence(self) -> float:
-        """The mean over pixels of the probability of what each was taken for, in [0.5, 1]."""
-        distance = np.abs(self.probabilities - np.float32(0.5))
-        return 0.5 + float(distance.mean(dtype=np.float64))
+        """The mean over pixels of the probability of what each was taken for, in [0, 1].
+
+        At least one half, but where `clean_mask` took many pixels for what they are less likely to
+        be.
+        """
+        of_background = np.float32(1) - self.probabilities
+        taken = np.where(self.mask, self.probabilities, of_background)
+        return float(taken.mean(dtype=np.float64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

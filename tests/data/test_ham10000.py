@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from skinjax.data.sources.example import CLASSES
+from skinjax.data.sources.files import walk
 from skinjax.data.sources.ham10000 import Ham10000Source
 from skinjax.errors import UserError
 
@@ -260,6 +261,14 @@ def test_names_in_any_case_and_junk(tmp_path):
     (folder / "__MACOSX" / PARTS[0] / f"{IDS[0]}.jpg").write_bytes(b"junk")
     (folder / PARTS[0] / f"{IDS[1]}.jpg").rename(folder / PARTS[0] / f"{IDS[1].lower()}.JPG")
     check(Ham10000Source(folder, tmp_path / "cache"))
+
+
+def test_a_link_to_what_is_not_there_is_told(tmp_path):
+    folder = tmp_path / "ham10000"
+    folder.mkdir()
+    (folder / "ISIC_0000001.jpg").symlink_to(tmp_path / "store" / "1.jpg")
+    with pytest.raises(UserError, match=r"ISIC_0000001\.jpg is a link to .*1\.jpg, which is not"):
+        list(walk(folder))
 
 
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path):

@@ -239,6 +239,7 @@ def test_a_wholly_broken_copy_stops_early(tmp_path):
     ("change", "message"),
     [
         ({"image_id": "image_0"}, "image_0 comes twice"),
+        ({"image_id": "n\udce4vus"}, "is not UTF-8.*rename the file"),
         ({"label": "nevus"}, "image_1 has the label 'nevus'.*benign, malignant"),
     ],
 )

@@ -28,6 +28,13 @@ def test_the_figures_of_a_mask():
     assert prediction.mean_confidence == pytest.approx((6 * 0.9 + 14 * 0.8) / 20)
 
 
+def test_the_confidence_in_a_cleaned_mask_is_that_in_what_it_holds():
+    mask = mask_of("##...", "##...", ".....", "....#")
+    probabilities = np.where(mask, 0.9, 0.2).astype(np.float32)
+    prediction = SegmentationPrediction(probabilities, clean_mask(mask, 0.1))
+    assert prediction.mean_confidence == pytest.approx((4 * 0.9 + 15 * 0.8 + 0.1) / 20)
+
+
 def test_the_figures_of_an_empty_and_of_a_full_mask():
     for value in (0.0, 1.0):
         probabilities = np.full((3, 4), value, np.float32)

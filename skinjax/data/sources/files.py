@@ -271,6 +271,11 @@ def walk(folder: Path) -> Iterator[File]:
         for entry in listed:
             if is_junk(entry.name):
                 continue
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                raise UserError(
+                    f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: "
+                    "bring it back, or remove the link."
+                )
             if entry.is_dir():
                 pending.append(entry.path)
             elif entry.is_file():
