@@ -43,7 +43,9 @@ def explain(
         for start in range(0, len(pictures), _BATCH_SIZE):
             batch = pictures[start : start + _BATCH_SIZE]
             decoded = [_read(file.path, model.config.data.max_pixels) for file in batch]
-            fitted = [fit_image(picture, size, model.config.fit) for picture in decoded]
+            # As the prediction sees them (`Predictor`).
+            reduced = [shrink(picture, model.config.data.size) for picture in decoded]
+            fitted = [fit_image(picture, size, model.config.fit) for picture in reduced]
             images = np.zeros((_BATCH_SIZE, *size, 3), np.uint8)  # one shape, compiled once
             images[: len(batch)] = [image for image, _ in fitted]
             explained = jax.device_get(explain_fitted(model.variables, images))

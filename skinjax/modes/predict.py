@@ -195,19 +195,28 @@ class MaskWriter:
         self._overlay, self._probabilities, self._isic = overlay, probabilities, isic
         self.explains = explains
 
-    def paths(self, file: File) -> dict[str, Path]:
-        """The files that a picture's prediction is written to, by their sub-folder."""
+    def all_paths(self, file: File) -> dict[str, Path]:
+        """The files that a picture's prediction may be written to, by their sub-folder."""
         name = PurePosixPath(file.relative)
-        paths = {MASKS: self._output / MASKS / name.with_suffix(".png")}
-        if self._overlay:
-            paths[OVERLAYS] = self._output / OVERLAYS / name.with_suffix(".jpg")
-        if self._probabilities:
-            paths[PROBABILITIES] = self._output / PROBABILITIES / name.with_suffix(".png")
-        if self._isic:
-            paths[ISIC] = self._output / ISIC / f"{name.stem}_segmentation.png"
-        if self.explains:
-            paths[EXPLANATIONS] = self._output / EXPLANATIONS / name.with_suffix(".png")
-        return paths
+        names = {
+            MASKS: name.with_suffix(".png"),
+            OVERLAYS: name.with_suffix(".jpg"),
+            PROBABILITIES: name.with_suffix(".png"),
+            ISIC: f"{name.stem}_segmentation.png",
+            EXPLANATIONS: name.with_suffix(".png"),
+        }
+        return {kind: self._output / kind / place for kind, place in names.items()}
+
+    def paths(self, file: File) -> dict[str, Path]:
+        """Those that are asked for."""
+        asked = {
+            MASKS: True,
+            OVERLAYS: self._overlay,
+            PROBABILITIES: self._probabilities,
+            ISIC: self._isic,
+            EXPLANATIONS: self.explains,
+        }
+        return {kind: path for kind, path in self.all_paths(file).items() if asked[kind]}
 
     def key(self, name: str) -> str:
         """What two pictures, by their `File.relative`, may not share: the place of a mask."""
@@ -275,12 +284,14 @@ class ClassWriter:
                 f"{predictor.workdirs[0]} tells {', '.join(predictor.classes)} apart. Leave it out."
             )
 
-    def paths(self, file: File) -> dict[str, Path]:
-        """The files that are written for a picture, by their sub-folder: a sheet, if any."""
-        if not self.explains:
-            return {}
+    def all_paths(self, file: File) -> dict[str, Path]:
+        """The files that may be written for a picture, by their sub-folder: a sheet."""
         name = PurePosixPath(file.relative).with_suffix(".png")
         return {EXPLANATIONS: self._output / EXPLANATIONS / name}
+
+    def paths(self, file: File) -> dict[str, Path]:
+        """Those that are asked for."""
+        return self.all_paths(file) if self.explains else {}
 
     def key(self, name: str) -> str:
         """What two pictures, by their `File.relative`, may not share: the name in a table."""
@@ -314,10 +325,11 @@ def _write(
     writer: MaskWriter | ClassWriter, file: File, output: ModelOutput | OSError | BrokenPicture
 ) -> list[str]:
     """Writes what is said of one picture and gives its row, or the reason why there is nothing."""
+    # Of what the file was before, whatever is asked for now: a later run would take it for done.
+    for path in writer.all_paths(file).values():
+        path.unlink(missing_ok=True)
     if isinstance(output, ModelOutput):
         return ["ok", *writer.write(file, output)]
-    for path in writer.paths(file).values():
-        path.unlink(missing_ok=True)  # of what the file was before
     if isinstance(output, BrokenPicture):
         reason = output.kind
     else:

@@ -124,8 +124,11 @@ def create_sheet(
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as a PNG, without a line in it that says what wrote it or where."""
-    figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+    """Writes a figure as a PNG, whole or not at all; no line in it says what wrote it or where."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    temporary.replace(path)
 
 
 def outline(axis: Axes, mask: np.ndarray, style: dict[str, Any]) -> None:

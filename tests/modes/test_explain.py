@@ -5,13 +5,14 @@ import pytest
 from PIL import Image
 from saved_runs import write_run
 
+import skinjax
 from skinjax.data.sources.files import stat_file
 from skinjax.data.sources.phantom import render
 from skinjax.models import cbam_resnet, seunet
 from skinjax.modes import explain as mode
 from skinjax.modes.explain import explain
 
-SHAPES = [(75, 100), (90, 60), (48, 64)]
+SHAPES = [(75, 100), (90, 60), (48, 64), (300, 400)]  # the last above config.data.size
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,13 +47,18 @@ def test_each_picture_gets_a_sheet_of_its_own_shape(task, model, pictures, tmp_p
         draw(path, image, title, *rest)
 
     monkeypatch.setattr(mode.drawing, name, keep)
-    monkeypatch.setattr(mode, "_BATCH_SIZE", 2)  # two batches, the last not full
+    monkeypatch.setattr(mode, "_BATCH_SIZE", 3)  # two batches, the last not full
     sheets = [tmp_path / "out" / "sub" / picture.name for picture in pictures]
     explain(tmp_path / "run", [stat_file(str(p), p.name) for p in pictures], sheets)
+    model_of_run = skinjax.load(tmp_path / "run")
     assert all(sheet.read_bytes().startswith(b"\x89PNG") for sheet in sheets)
     for picture, shape in zip(pictures, SHAPES, strict=True):
         image, rest = drawn[picture.name]
         np.testing.assert_array_equal(image, np.asarray(Image.open(picture)))
+        predicted = model_of_run.predict(picture)
+        np.testing.assert_allclose(
+            rest[0 if task == "segmentation" else 1], predicted.probabilities, atol=1e-5
+        )
         maps = rest[:2] if task == "segmentation" else rest[2:3]
         assert [m.shape for m in maps] == [shape] * len(maps)
         gates = rest[-1]

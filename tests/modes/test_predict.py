@@ -532,6 +532,23 @@ def test_explanations_lie_beside_and_are_drawn_once(task, runs, pictures, tmp_pa
     assert changed == ["one.png"]
 
 
+def test_nothing_stays_of_what_a_picture_was_before(runs, images, tmp_path):
+    picture, output = tmp_path / "one.png", tmp_path / "out"
+
+    def call(index, **options):
+        Image.fromarray(images[index]).save(picture)
+        assert predict(runs["segmentation"][:1], [str(picture)], output, **options)
+        return sorted(path.parent.name for path in output.glob("*/*"))
+
+    everything = dict(overlay=True, probabilities=True, isic=True, explain=True)
+    kinds = ["explanations", "isic", "masks", "overlays", "probabilities"]
+    assert call(0, **everything) == kinds
+    overlay = (output / "overlays" / "one.jpg").read_bytes()
+    assert call(3) == ["masks"]
+    assert call(3, **everything) == kinds
+    assert (output / "overlays" / "one.jpg").read_bytes() != overlay
+
+
 def test_several_models_are_not_explained_at_once(runs, pictures, tmp_path):
     with pytest.raises(UserError, match="give one --workdir"):
         predict(runs["segmentation"], [str(pictures)], tmp_path / "out", explain=True)
