@@ -1,6 +1,7 @@
 """The configuration: every field with its meaning, and the values that it may have."""
 
 import difflib
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -204,7 +205,8 @@ def check_config(config: ConfigDict) -> None:
     def within(low: float, high: float, *keys: str) -> None:
         for key in keys:
             value = _get(config, key)
-            _require(key, value, low <= value <= high, f"between {low} and {high}")
+            what = f"between {low} and {high}" if high < math.inf else f"{low} or more"
+            _require(key, value, low <= value <= high, what)
 
     choose("task", *PARTS, "joint")
     choose("fit", "squash", "letterbox")
@@ -217,6 +219,12 @@ def check_config(config: ConfigDict) -> None:
         size = _get(config, key)
         _require(key, size, size == -1 or size > 0, "a number of devices, or -1 for the rest")
     positive("optimizer.learning_rate", "schedule.decay_epochs", "schedule.patience")
+    # Negative, the last two would turn gradients round and let weights grow without a word.
+    within(0, math.inf, "schedule.warmup_epochs", "optimizer.clip_norm", "optimizer.weight_decay")
+    within(0, 2**32 - 1, "seed", "data.split_seed")
+    changes = ("rotate_degrees", "scale", "translate", "hue")
+    within(0, math.inf, *(f"augmentation.{name}" for name in changes))
+    within(0, 1, *(f"augmentation.{name}" for name in ("brightness", "contrast", "saturation")))
     within(0, 0.99999, "ema_decay", "optimizer.momentum", "schedule.end_fraction")
     within(1e-6, 0.99999, "schedule.factor")
     within(0, 10**9, "max_skipped_steps")

@@ -11,7 +11,7 @@ from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build
 from skinjax.modes.compare import columns
-from skinjax.modes.config import PARTS
+from skinjax.modes.config import PARTS, check_config
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.evaluations import Evaluation, read_evaluation
 from skinjax.modes.train import train
@@ -52,6 +52,7 @@ def train_folds(config: ConfigDict, workdir: Path, tta: str = "") -> dict[str, d
         UserError: where there are fewer than three folds, and for what ends a training.
         Interrupted: as a training.
     """
+    check_config(config)
     num_folds = config.data.folds
     if num_folds < 3:
         raise UserError(

@@ -198,10 +198,12 @@ class _Run:
         batch = self._put(self.train_examples.batch(range(1), len(self.rows)))
         eval_step = make_eval_step(self.task, self.mesh).lower(state.variables, batch).compile()
         figures = self.task.summarise(dict.fromkeys(eval_step.out_info, 1.0))
-        if self.config.best_metric not in {f"val/{name}" for name in figures}:
+        # The best checkpoint is the one that has the most of it.
+        scores = [f"val/{n}" for n in figures if n != "num_images" and not n.endswith("loss")]
+        if self.config.best_metric not in scores:
             raise UserError(
-                f"config.best_metric={self.config.best_metric!r} is unknown: choose one of "
-                f"{', '.join(f'val/{name}' for name in figures)}."
+                f"config.best_metric={self.config.best_metric!r} is no score of which more is "
+                f"better: choose one of {', '.join(scores)}."
             )
         train_step_to_compile = make_train_step(
             self.task,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
@@ -40,13 +40,18 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
     """Makes the folder of a new run, or checks that it holds this one.
 
     Returns:
-        Whether the run is there already.
+        Whether the run is there already. One that was refused before its first step is not: what
+        was wrong with its configuration may have changed.
 
     Raises:
         UserError: where the folder holds another run, or something that is no run, or cannot be
             made.
     """
     if (workdir / "config.json").exists():
+        checkpoints = bucket.checkpoints_folder(workdir)
+        saved = checkpoints.exists() and any(checkpoints.iterdir())
+        if not saved and not (workdir / "metrics.jsonl").exists():
+            return False
         check_resume(workdir, config)
         return True
     make_folder("workdir", workdir)
@@ -77,6 +82,15 @@ def make_folder(flag: str, folder: Path) -> None:
         ) from error
 
 
+def _opened_lock(flag: str, workdir: Path) -> TextIO:
+    try:
+        return (workdir / LOCK).open("a+")
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={workdir} cannot be written ({error.strerror}): name a folder that can be."
+        ) from error
+
+
 @contextmanager
 def locked(workdir: Path, flag: str = "workdir") -> Iterator[None]:
     """Holds a run's folder for one process; the lock ends with the process, however that ends.
@@ -88,10 +102,10 @@ def locked(workdir: Path, flag: str = "workdir") -> Iterator[None]:
         flag: the one that names it, for messages.
 
     Raises:
-        UserError: where another process writes to it.
+        UserError: where another process writes to it, or it cannot be made or written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / LOCK).open("a+") as file:
+    make_folder(flag, workdir)
+    with _opened_lock(flag, workdir) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

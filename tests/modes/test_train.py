@@ -226,9 +226,21 @@ def test_a_batch_that_devices_do_not_divide_is_refused_with_the_nearest(config, 
 
 
 def test_an_unknown_metric_is_refused_before_the_first_step(config, tmp_path):
-    config.best_metric = "val/jacard"
-    with pytest.raises(UserError, match=r"val/jaccard"):
-        train(config, tmp_path / "run", TWO)
+    for metric in ("val/jacard", "val/num_images"):
+        config.best_metric = metric
+        with pytest.raises(UserError, match=r"choose one of .*val/jaccard"):
+            train(config, tmp_path / "run", TWO)
+    # Nothing was learnt, so that the folder is not the refused configuration's for good.
+    config.best_metric = "val/jaccard"
+    config.num_epochs = 1.0
+    assert train(config, tmp_path / "run", TWO)
+    assert read_config(tmp_path / "run").best_metric == "val/jaccard"
+
+
+def test_a_workdir_that_cannot_be_made_is_told(config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file cannot be made"):
+        train(config, tmp_path / "file", TWO)
 
 
 @pytest.mark.parametrize(
