@@ -158,8 +158,9 @@ def _end_unforeseen(error: Exception) -> NoReturn:
     lost = describe_failure(error)
     print(f"skinjax: {lost}" if lost else traceback.format_exc(), file=sys.stderr)
     if lost:
-        # At once: where it was the first process, JAX is about to abort this one.
-        end_at_once(75)
+        # At once: where it was the first process, JAX is about to abort this one. Not with the
+        # status that says "start me again": whether to, the one that ended first has said.
+        end_at_once(1)
     _end(1)
 
 

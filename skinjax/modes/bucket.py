@@ -55,33 +55,45 @@ def opened(workdir: str) -> Iterator[Path]:
         # The same name: it is in titles and messages.
         copy = Path(temporary, *address.removeprefix(SCHEME).split("/"))
         copy.mkdir(parents=True)
-        digests = {}
-        with _told(address):
-            for name, blob in _blobs(address).items():
-                content = blob.download_as_bytes()
-                digests[name] = _digest(content)
-                path = copy / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-        _write_note(copy, address, digests)
+        digests = _fetch(copy, address)
         try:
             yield copy
         finally:
-            publish(copy)
+            # Of every process: each may have written masks into its copy.
+            _publish(copy)
             if _read_note(copy)[1] != digests:
                 print(f"What was written to {copy} is in {address}.", flush=True)
+
+
+def _fetch(copy: Path, address: str) -> dict[str, str]:
+    """Brings a copy to what the bucket has now; the digests of its files."""
+    digests = {}
+    with _told(address):
+        for name, blob in _blobs(address).items():
+            content = blob.download_as_bytes()
+            digests[name] = _digest(content)
+            path = copy / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    _write_note(copy, address, digests)
+    return digests
 
 
 def publish(workdir: Path) -> None:
     """Copies what is new in a folder to its bucket; does nothing where it is of none.
 
-    Of several processes of a run it is the first one alone that does, since it alone writes.
+    Of several processes of a training it is the first one alone that does, since it alone writes.
 
     Raises:
         UserError: where the bucket cannot be written.
     """
+    if jax.process_index() == 0:
+        _publish(workdir)
+
+
+def _publish(workdir: Path) -> None:
     address, digests = _read_note(workdir)
-    if address is None or jax.process_index() != 0:
+    if address is None:
         return
     files = [path for path in workdir.rglob("*") if path.is_file()]
     names = {path.relative_to(workdir).as_posix(): path for path in files}
@@ -120,6 +132,8 @@ def held(workdir: Path) -> Iterator[None]:
     lock = _Lock(address)
     with _told(address):
         lock.acquire()
+    # Whoever held it before may have gone on since the copy was made.
+    _fetch(workdir, address)
     ended = threading.Event()
     keeper = threading.Thread(target=lock.keep, args=(ended,), daemon=True)
     keeper.start()

@@ -198,7 +198,7 @@ class MaskWriter:
     def all_paths(self, file: File) -> dict[str, Path]:
         """The files that a picture's prediction may be written to, by their sub-folder."""
         name = PurePosixPath(file.relative)
-        names = {
+        names: dict[str, PurePosixPath | str] = {
             MASKS: name.with_suffix(".png"),
             OVERLAYS: name.with_suffix(".jpg"),
             PROBABILITIES: name.with_suffix(".png"),

@@ -80,6 +80,24 @@ def test_only_what_has_changed_here_is_written(server):
     assert contents(server) == {"metrics.jsonl": b"1\n2\n", "new": b"n"}
 
 
+def test_each_process_brings_back_what_it_wrote_but_the_first_alone_publishes(server, monkeypatch):
+    """Of an evaluation each writes the masks of its share into a copy of its own."""
+    monkeypatch.setattr(bucket.jax, "process_index", lambda: 1)
+    with bucket.opened(RUN) as copy:
+        (copy / "masks").mkdir()
+        (copy / "masks" / "a.png").write_text("m")
+        bucket.publish(copy)
+        assert contents(server) == {}
+    assert contents(server) == {"masks/a.png": b"m"}
+
+
+def test_what_came_before_the_lock_was_had_is_there(server):
+    with bucket.opened(RUN) as copy:
+        server.put("runs/one/metrics.jsonl", b"1\n2\n", {})
+        with locked(copy):
+            assert (copy / "metrics.jsonl").read_text() == "1\n2\n"
+
+
 def test_a_folder_here_is_itself(tmp_path):
     with bucket.opened(str(tmp_path)) as folder, bucket.held(folder):
         bucket.publish(folder)
