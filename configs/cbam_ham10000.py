@@ -13,6 +13,7 @@ README.md tells what each scored, on which hardware and in what time.
 
 from ml_collections import ConfigDict
 
+from skinjax.errors import UserError
 from skinjax.modes.config import classification_config
 
 
@@ -56,5 +57,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.augmentation.scale = 0.2
         config.model.encoder = "efficientnet_lite0"
     if variant not in ("", "laptop", "pretrained"):
-        raise ValueError(f"variant {variant!r} is unknown: it is '', 'laptop' or 'pretrained'")
+        raise UserError(f"The variant {variant!r} is unknown: it is '', 'laptop' or 'pretrained'.")
     return config

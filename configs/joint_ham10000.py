@@ -9,6 +9,7 @@ leaves RUN/segmentation and RUN/classification, each a run like any other.
 
 from ml_collections import ConfigDict
 
+from skinjax.errors import UserError
 from skinjax.modes.config import joint_config
 
 
@@ -35,5 +36,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.num_threads = 2
         config.model.base_features = 8
     elif variant:
-        raise ValueError(f"variant {variant!r} is unknown: it is '' or 'laptop'")
+        raise UserError(f"The variant {variant!r} is unknown: it is '' or 'laptop'.")
     return config

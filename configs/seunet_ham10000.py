@@ -15,6 +15,7 @@ that it never saw. The recipe with a pretrained EfficientNet-Lite0 as encoder to
 
 from ml_collections import ConfigDict
 
+from skinjax.errors import UserError
 from skinjax.modes.config import segmentation_config
 
 
@@ -47,5 +48,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.augmentation.rotate_degrees = 180.0
         config.model.encoder = "efficientnet_lite0"
     if variant not in ("", "laptop", "pretrained"):
-        raise ValueError(f"variant {variant!r} is unknown: it is '', 'laptop' or 'pretrained'")
+        raise UserError(f"The variant {variant!r} is unknown: it is '', 'laptop' or 'pretrained'.")
     return config

@@ -122,6 +122,23 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "distributed: how m
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "distributed: which one this is, from 0 on.")
 
 
+_OF_PROCESSES = (_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+# What each mode reads: any other flag would be left aside without a word.
+_READ = {
+    "train": (_CONFIG, _WORKDIR, *_OF_PROCESSES),
+    "folds": (_CONFIG, _WORKDIR, _TTA),
+    "evaluate": (_WORKDIR, _SPLIT, _CHECKPOINT, _TTA, _DATASET, _SOURCE, *_OF_PROCESSES),
+    "compare": (_WORKDIR, _AGAINST, _SPLIT, _DATASET, _TTA, _OUTPUT),
+    "report": (_WORKDIR, _EVALUATION, _SOURCE),
+    "predict": (
+        *(_WORKDIR, _INPUT, _OUTPUT, _CHECKPOINT, _TTA, _OVERLAY, _PROBABILITIES, _EXPLAIN, _ISIC),
+        _MIN_REGION,
+    ),
+    "export": (_WORKDIR, _OUTPUT, _CHECKPOINT, _TTA),
+    "audit": (_SOURCE, _DATASET, _OUTPUT),
+}
+
+
 def main(argv: list[str]) -> None:
     """Runs the mode that the flags name; ends the process with its exit status."""
     try:
@@ -190,7 +207,25 @@ def _copied_from_bucket() -> Iterator[None]:
         yield
 
 
+def _check_flags() -> None:
+    """Refuses flags that the mode does not read."""
+    read = [flag.name for flag in _READ[_MODE.value]]
+    others = {flag.name for flags_of_mode in _READ.values() for flag in flags_of_mode} - {*read}
+    given = sorted(name for name in others if flags.FLAGS[name].present)
+    if given:
+        raise UserError(
+            f"--{given[0]} is nothing that --mode={_MODE.value} reads: it takes --"
+            f"{', --'.join(read)}."
+        )
+    if (_OUTPUT.value or "").startswith("gs://"):
+        raise UserError(
+            f"--output={_OUTPUT.value} is in a bucket: name a place on this machine, and copy what "
+            "is written there."
+        )
+
+
 def _run() -> None:
+    _check_flags()
     if _MODE.value == "audit":
         from skinjax.modes.audit import audit
 
@@ -213,8 +248,6 @@ def _run() -> None:
         return
     if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
         raise UserError(f"--workdir is given more than once: --mode={_MODE.value} wants one run.")
-    if _DISTRIBUTED.value and _MODE.value not in ("train", "evaluate"):
-        raise UserError(f"--distributed: --mode={_MODE.value} is work for one process.")
     set_up_jax()
     speaks = _join_processes()
     # Each mode is imported when it is asked for: the others' libraries cost seconds.
@@ -305,26 +338,38 @@ def _named(value: str | None, flag: str, what: str) -> Path:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a configuration key that does not exist is met with the nearest one."""
+    """Parses the flags; ends with a sentence and status 2 where they cannot be."""
+    given = [arg.lstrip("-").partition("=") for arg in argv]
+    # A file is named by --config=FILE or --config FILE.
+    following = [arg for arg, before in zip(argv[1:], argv, strict=False) if before == "--config"]
+    files = [value for name, equals, value in given if name == "config" and equals] + following
     try:
-        return app.parse_flags_with_usage(argv)
+        if files and not Path(files[0].partition(":")[0]).is_file():
+            raise UserError(f"--config={files[0]} is missing: name a file, as those in configs/.")
+        return flags.FLAGS(argv)
+    except UserError as error:
+        told: object = error.__context__ or error  # from the file: ml_collections wraps its traceback
+    except flags.Error as error:
+        told = UserError(f"{str(error).splitlines()[-1]}. --helpshort lists the flags.")
     except AttributeError:
-        # What ml_collections raises for such a key, while the flag still has no value: the file is
-        # read once more by itself.
-        from skinjax.modes.config import flatten, unknown_key
+        # What ml_collections raises for an unknown key, while the flag still has no value.
+        keys = [name.removeprefix("config.") for name, _, _ in given if name[:7] == "config."]
+        told = _unknown_key(files[0], keys) or traceback.format_exc()
+    except Exception:
+        told = traceback.format_exc()  # the file's own code fails
+    print(f"skinjax: {told}", file=sys.stderr)
+    sys.exit(2)
 
-        given = [arg.split("=")[0] for arg in argv if arg.startswith("--config.")]
-        file = next(arg for arg in argv if arg.startswith("--config=")).removeprefix("--config=")
-        path, _, variant = file.partition(":")
-        get_config = runpy.run_path(path)["get_config"]
-        config = get_config(variant) if variant else get_config()
-        unknown = [
-            k for k in (g.removeprefix("--config.") for g in given) if k not in flatten(config)
-        ]
-        if not unknown:
-            raise
-        print(f"skinjax: {unknown_key(config, unknown[0])}", file=sys.stderr)
-        sys.exit(2)
+
+def _unknown_key(file: str, keys: list[str]) -> UserError | None:
+    """What to tell of the first key that the configuration lacks: the file is read once more."""
+    from skinjax.modes.config import flatten, unknown_key
+
+    path, _, variant = file.partition(":")
+    get_config = runpy.run_path(path)["get_config"]
+    config = get_config(variant) if variant else get_config()
+    unknown = [key for key in keys if key not in flatten(config)]
+    return unknown_key(config, unknown[0]) if unknown else None
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 from PIL import Image
 from xla import xla_flags
+
+from skinjax import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +34,16 @@ def run(*arguments, cwd=ROOT):
             ["--config=configs/quickstart.py", "--config.learning_rate=1", "--workdir=w"],
             "did you mean --config.optimizer.learning_rate?",
         ),
+        (["--config", "configs/quickstart.py", "--config.seeed=1", "--workdir=w"], "config.seed?"),
+        (["--config=nope.py", "--config.seed=1", "--workdir=w"], "--config=nope.py is missing"),
+        (["--config=configs/joint_ham10000.py:big", "--workdir=w"], "'big' is unknown: it is ''"),
+        (["--config=configs/quickstart.py", "--wrokdir=w"], "Did you mean: workdir"),
+        (
+            ["--mode=evaluate", "--workdir=w", "--config=configs/quickstart.py"],
+            "--config is nothing",
+        ),
+        (["--mode=report", "--workdir=w", "--tta"], "--tta is nothing that --mode=report reads"),
+        (["--mode=compare", "--workdir=w", "--output=gs://b/o"], "is in a bucket: name a place"),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
         (["--mode=compare", "--workdir=w"], "or --workdir for each run of one side"),
         (["--mode=evaluate", "--workdir=w", "--tta=zooms"], "holds no run"),
@@ -51,6 +64,13 @@ def test_a_mistake_ends_with_one_sentence(arguments, words, tmp_path):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_each_flag_is_read_by_a_mode():
+    read = {flag.name for of_mode in main._READ.values() for flag in of_mode}
+    ours = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(main)}
+    assert read == ours - {"mode"}
+    assert main._READ.keys() == set(flags.FLAGS["mode"].parser.enum_values)
 
 
 def test_a_source_without_anything_in_it_is_refused(tmp_path):
