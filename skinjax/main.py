@@ -348,7 +348,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise UserError(f"--config={files[0]} is missing: name a file, as those in configs/.")
         return flags.FLAGS(argv)
     except UserError as error:
-        told: object = error.__context__ or error  # from the file: ml_collections wraps its traceback
+        told: object = (
+            error.__context__ or error
+        )  # from the file: ml_collections wraps its traceback
     except flags.Error as error:
         told = UserError(f"{str(error).splitlines()[-1]}. --helpshort lists the flags.")
     except AttributeError:

@@ -332,10 +332,8 @@ def _checked(source: Source, examples: Sequence[Example]) -> Iterator[Example]:
         try:
             f"{example.image_id}{example.label}".encode()
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"The name {example.image_name!r} is not UTF-8, and cannot be written into a "
-                "table: rename the file or its folder."
-            ) from error
+            name = repr(example.image_name)
+            raise UserError(f"{name} is not UTF-8: rename the file or its folder.") from error
         if example.image_id in seen:
             raise UserError(
                 f"The image id {example.image_id} comes twice in {source.name}: rename or "

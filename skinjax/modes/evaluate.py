@@ -40,17 +40,18 @@ def evaluate(
         UserError: where a run, the checkpoint, the split or the data is not there, runs do not go
             together, or one was trained on the images.
     """
-    run = TrainedRun(workdir, checkpoint, tta, dataset, source, others)
-    positions = run.positions(split or ("all" if dataset else "test"))
+    part = split or ("all" if dataset else "test")
+    run = TrainedRun(workdir, checkpoint, tta, dataset, source, others, split=part)
+    positions = run.positions(part)
     name = evaluation_name(split, dataset, tta, None if run.is_best else run.step)
-    name += "".join(f"-with-{other.resolve().name}" for other in others)
+    name += "".join(f"-with-{_tell_apart(other, workdir)}" for other in others)
     output = workdir / "evaluate" / name
     output.mkdir(parents=True, exist_ok=True)
     score = evaluate_masks if run.config.task == "segmentation" else evaluate_classes
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
     figures |= {"checkpoint_step": run.step, "weights": weights}
-    figures |= {"split": split or ("all" if dataset else "test")}
+    figures |= {"split": part}
     figures |= {"dataset": dataset or run.config.data.dataset, "is_own_data": run.is_own}
     figures |= {"is_best": run.is_best, "source": source, "tta": tta}
     if others:
@@ -66,3 +67,13 @@ def evaluate(
         f"{weights} weights\n{summary}\nfigures and pictures: {output}/"
     )
     return figures
+
+
+def _tell_apart(other: Path, workdir: Path) -> str:
+    """The last part of a run's path that another's has not in its place.
+
+    The runs of a joint training, and folds, have the same names in folders that differ.
+    """
+    theirs, ours = (reversed(path.resolve().parts) for path in (other, workdir))
+    pairs = zip(theirs, ours, strict=False)
+    return next((part for part, own in pairs if part != own), other.resolve().name)

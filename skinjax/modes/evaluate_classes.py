@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
@@ -49,9 +50,14 @@ def evaluate_classes(
     match = match_classes(run.classes, run.prepared.classes)
     classes = match.names
     positions = _scorable(run, match, positions)
-    log_probabilities, labels = _predictions(run, match, positions, f"evaluating {output.name}")
-    scored = positions, log_probabilities, labels
-    calibrations = [_calibration(run, member, scored) for member in run.members]
+    what = f"evaluating {output.name}"
+    if run.is_own:
+        log_probabilities, labels = _predictions(run, match, positions, what)
+        scored = positions, log_probabilities, labels
+        calibrations = [_calibration(run, member, scored) for member in run.members]
+    else:  # first what may fail: it asks for the run's own data
+        calibrations = [_calibration(run, member, None) for member in run.members]
+        log_probabilities, labels = _predictions(run, match, positions, what)
     temperatures = [calibration["temperature"] for calibration in calibrations]
     all_calibrated = average_calibrated(log_probabilities, temperatures)
     raw = _common(average_calibrated(log_probabilities, np.ones(len(temperatures))), match)
@@ -174,29 +180,45 @@ def _predictions(
 
 
 def _calibration(
-    run: TrainedRun, member: Member, scored: tuple[list[int], np.ndarray, np.ndarray]
+    run: TrainedRun, member: Member, scored: tuple[list[int], np.ndarray, np.ndarray] | None
 ) -> dict[str, Any]:
     """What is chosen on val for a checkpoint, with or without views averaged; kept once made.
+
+    Where another data set is scored and the run's own is gone, nothing is chosen, with a warning.
 
     Args:
         run: that is evaluated.
         member: one of its models.
-        scored: the positions that are evaluated, and what `_predictions` gives of them; where they
-            are the run's own val, they are not predicted a second time.
+        scored: of the run's own data, the positions that are evaluated, and what `_predictions`
+            gives of them; where they are its val, they are not predicted a second time.
     """
     calibration = on_main(lambda: read_calibration(member.workdir, member.step, run.tta))
     if calibration is not None:
         return calibration
-    alone = run.is_own and len(run.members) == 1
-    own = (
-        run
-        if alone
-        else TrainedRun(member.workdir, str(member.step), run.tta, source=run.own_source)
-    )
+    alone = scored is not None and len(run.members) == 1
+    try:
+        own = (
+            run
+            if alone
+            else TrainedRun(
+                member.workdir, str(member.step), run.tta, source=run.own_source, split="val"
+            )
+        )
+    except UserError as error:
+        if run.is_own:
+            raise
+        logging.warning(
+            "The own data of %s cannot be read (%s) Its probabilities are as the network gives "
+            "them, at no temperature: evaluate it once where its data is.",
+            member.workdir,
+            error,
+        )
+        return {"temperature": 1.0, "melanoma_threshold": None}
     match = match_classes(own.classes, own.prepared.classes)
     positions = _scorable(own, match, own.positions("val"))
-    scored_positions, outputs, labels = scored
-    if not (alone and positions == scored_positions):
+    if alone and scored is not None and positions == scored[0]:
+        _, outputs, labels = scored
+    else:
         outputs, labels = _predictions(own, match, positions, "calibrating on val")
     log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)

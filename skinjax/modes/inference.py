@@ -178,6 +178,8 @@ class TrainedRun:
         dataset: the name of a data set that the run was not trained on; empty for its own data.
         source: the folder or zip of that data set; without one, where the run's own data lies now.
         others: the folders of runs whose predictions are averaged with this one's.
+        split: that will be asked for. Of the run's own data, val and test lie in the first set
+            alone: the ones that were added to it need not be there any more.
 
     Attributes:
         workdir: the run's folder.
@@ -204,6 +206,8 @@ class TrainedRun:
         dataset: str = "",
         source: str = "",
         others: Sequence[Path] = (),
+        *,
+        split: str,
     ):
         self.workdir, self.tta, self.is_own = workdir, tta, not dataset
         self.own_source = "" if dataset else source
@@ -215,6 +219,8 @@ class TrainedRun:
         self.prepared: Prepared | Combined
         if self.is_own:
             self.config.data.source = source or self.config.data.source
+            if split in ("val", "test"):
+                self.config.data.also = ()
             self.prepared = first_on_host(lambda: datasets.prepare_data(self.config))
         else:
             self.prepared = first_on_host(

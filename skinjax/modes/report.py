@@ -125,6 +125,8 @@ def _card(run: Reported) -> Section:
     checkpoint = f"step {figures['checkpoint_step']:,}, {figures['weights']} weights"
     checkpoint += f", the best by {run.config.best_metric}" if figures["is_best"] else ""
     checkpoint += f"; predictions averaged over {TTA[figures['tta']]}" if figures["tta"] else ""
+    for member in figures.get("averaged", [])[1:]:
+        checkpoint += f"; averaged with {member['workdir']}, step {member['checkpoint_step']:,}"
     rows = [
         ("what it does", purpose),
         ("model", model_card.describe_model(settings, num_parameters)),
@@ -175,9 +177,11 @@ def _limits(run: Reported) -> list[str]:
             "What is called truth is an outline by one hand or a program; two experts differ, too, "
             "by more the fuzzier a lesion is."
         )
+    num_averaged = len(run.evaluation.figures.get("averaged", [run]))
+    trainings = "One training with one seed" if num_averaged == 1 else "Trainings done but once"
     limits.append(
-        "One training with one seed: the intervals tell how the scores change with the test "
-        "images, not how they change from training to training."
+        f"{trainings}: the intervals tell how the scores change with the test images, not how they "
+        "change from training to training."
     )
     return limits
 

@@ -249,6 +249,8 @@ def check_resume(workdir: Path, config: ConfigDict) -> None:
         UserError: naming each key that differs and may not.
     """
     old, new = flatten(read_config(workdir)), flatten(config)
+    for fields in (old, new):  # where they lie may change, as for data.source
+        fields["data.also"] = [(name, weight) for name, _, weight in fields["data.also"]]
     may_change = set(MAY_CHANGE)
     if config.schedule.name in OPEN_ENDED_SCHEDULES:
         may_change.add("num_epochs")

@@ -14,6 +14,7 @@ from skinjax.errors import UserError
 from skinjax.modes.config import classification_config, segmentation_config
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.train import train
+from skinjax.modes.workdir import read_config, write_config
 
 TWO = jax.devices()[:2]
 
@@ -146,6 +147,22 @@ def test_data_that_moved_is_found_and_data_that_is_gone_is_told(roots, cache_dir
 
 
 @pytest.mark.slow
+def test_diagnoses_are_scored_elsewhere_without_the_runs_own_data(
+    ham10000_runs, roots, tmp_path, caplog
+):
+    run = tmp_path / "run"
+    shutil.copytree(ham10000_runs["classification"], run)
+    shutil.rmtree(run / "calibration", ignore_errors=True)
+    config = read_config(run)
+    config.data.source = str(tmp_path / "gone")
+    write_config(run / "config.json", config)
+    figures = evaluate(run, dataset="ph2", source=str(roots("ph2")))
+    assert figures["num_images"] == 60 and figures["temperature"] == 1.0
+    assert "at no temperature: evaluate it once where its data is" in caplog.text
+    assert not (run / "calibration").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_several_sets_train_together_and_the_first_is_scored(task, roots, cache_dir, tmp_path):
     config = tiny_config(task, "ham10000", roots("ham10000"), cache_dir)
@@ -161,8 +178,13 @@ def test_several_sets_train_together_and_the_first_is_scored(task, roots, cache_
         malignant = [i for i in by_part["train"] if i.startswith("isic2016/")]
         assert 5 <= len(malignant) <= 10
     assert evaluate(tmp_path / "run")["num_images"] == len(by_part["test"])
-    # The same command goes on, and finds its data as it was.
+    # The same command goes on, and finds its data as it was, also where they lie elsewhere now.
     assert train(config, tmp_path / "run", TWO) == {}
+    shutil.copytree(roots("ph2"), tmp_path / "moved")
+    config.data.also = (config.data.also[0], ("ph2", str(tmp_path / "moved"), 1.0))
+    assert train(config, tmp_path / "run", TWO) == {}
+    shutil.rmtree(tmp_path / "moved")
+    assert evaluate(tmp_path / "run")["num_images"] == len(by_part["test"])
 
 
 def test_sets_that_share_pictures_do_not_train_one_and_test_the_other(roots, cache_dir, tmp_path):

@@ -413,7 +413,7 @@ def test_predicting_gives_the_probabilities_that_evaluation_scores(runs, cache_d
             np.testing.assert_allclose(model.predict(image).probabilities, expected, atol=1e-5)
 
 
-def test_several_runs_are_averaged_in_predict_and_in_evaluate(runs, images):
+def test_several_runs_are_averaged_in_predict_and_in_evaluate(runs, images, tmp_path):
     for task in TASKS:
         both = skinjax.load(*runs[task]).predict(images[:3])
         each = [skinjax.load(workdir).predict(images[:3]) for workdir in runs[task]]
@@ -427,6 +427,12 @@ def test_several_runs_are_averaged_in_predict_and_in_evaluate(runs, images):
     written = first / "evaluate" / "test-with-second" / "metrics.json"
     assert json.loads(written.read_text()) == figures
     assert figures["jaccard"] != evaluate(first)["jaccard"]
+    # Parts of joint trainings and folds have the same names.
+    others = [copy_run(second, tmp_path / name / "first") for name in ("J1", "J2")]
+    for other in others:
+        evaluate(first, others=[other])
+    names = {path.name for path in (first / "evaluate").iterdir()}
+    assert {"test-with-J1", "test-with-J2"} <= names
 
 
 @pytest.mark.slow
