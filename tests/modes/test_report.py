@@ -30,7 +30,9 @@ SIZE = (32, 48)
 class PlayedRun:
     """What evaluate asks of a trained run; its answers are the truth, moved or blurred a little."""
 
-    def __init__(self, workdir, checkpoint="best", tta="", dataset="", source="", others=()):
+    def __init__(
+        self, workdir, checkpoint="best", tta="", dataset="", source="", others=(), *, split
+    ):
         self.workdir, self.tta, self.is_own, self.step, self.is_best = workdir, tta, True, 40, True
         self.members = [self]
         self.config, self.classes = read_config(workdir), read_classes(workdir)
@@ -140,7 +142,7 @@ def rows_of(path):
 
 def test_an_evaluation_keeps_masks_distances_and_metadata(segmentation):
     folder = segmentation / "evaluate" / "test"
-    run = PlayedRun(segmentation)
+    run = PlayedRun(segmentation, split="test")
     rows = rows_of(folder / "per_image.csv")
     positions = run.positions("test")
     assert len(rows) == len(positions) >= 40
@@ -380,3 +382,17 @@ def test_in_a_browser(either, browser, width):
     ratio, text = page.evaluate(LOWEST_CONTRAST)
     assert ratio >= 4.5, text
     page.close()
+
+
+def test_an_average_of_runs_is_told_as_one(segmentation, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(segmentation, workdir)
+    averaged = workdir / "evaluate" / "test-with-other"
+    shutil.copytree(workdir / "evaluate" / "test", averaged)
+    figures = json.loads((averaged / "metrics.json").read_text())
+    both = [{"workdir": name, "checkpoint_step": 40} for name in ("outlines", "other")]
+    (averaged / "metrics.json").write_text(json.dumps(figures | {"averaged": both}))
+    report(workdir, "test-with-other")
+    page = (workdir / "report" / "index.html").read_text()
+    assert "averaged with other, step 40" in page
+    assert "One training with one seed" not in page and "Trainings done but once" in page
