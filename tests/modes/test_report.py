@@ -168,7 +168,7 @@ def test_an_evaluation_keeps_masks_distances_and_metadata(segmentation):
 def test_an_evaluation_of_diagnoses_keeps_metadata_and_reliability(classification):
     folder = classification / "evaluate" / "test"
     rows = rows_of(folder / "predictions.csv")
-    run = PlayedRun(classification)
+    run = PlayedRun(classification, split="test")
     for row, position in zip(rows, run.positions("test"), strict=True):
         assert row["age"] == run.prepared.table[position].metadata["age"]
         assert row["ita"]
