@@ -1,4 +1,6 @@
-"""A step whose loss or gradient is not finite changes nothing but the counts."""
+"""A step's average and parts, and that one which is not finite changes nothing but the counts."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +44,18 @@ def points(seed, **changes):
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["whole", "accumulated"])
 def training(request):
+    """See `make_training`."""
+    return make_training(request.param)
+
+
+@functools.cache
+def make_training(accumulation):
     """The step, and a function that gives the state after two good steps: a step donates it."""
     schedule = optim.make_schedule(SETTINGS)
     optimizer = optim.make_optimizer(schedule, 0.9, True, 1e-4, clip_norm=1.0)
     create = make_create_state(Line(), optimizer, None, averaged=True, seed=0)
     step = make_train_step(
-        Line(), optimizer, schedule, MESH, seed=0, accumulation=request.param, ema_decay=0.9
+        Line(), optimizer, schedule, MESH, seed=0, accumulation=accumulation, ema_decay=0.9
     )
 
     def begin():
@@ -57,6 +65,30 @@ def training(request):
         return state
 
     return step, begin
+
+
+def test_the_average_is_of_the_new_values(training):
+    step, begin = training
+    before = jax.device_get(begin())
+    after = jax.device_get(step(begin(), points(2))[0])
+    decay = min(0.9, (1 + 2) / (10 + 2))
+    new = {"params": after.params, "batch_stats": after.batch_stats}
+    expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, before.ema, new)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), after.ema, expected)
+
+
+def test_parts_of_a_batch_give_the_update_of_the_whole():
+    """The loss is a mean over examples, and the parts are of one size."""
+    whole, parts = (make_training(accumulation) for accumulation in (1, 2))
+    begun = jax.device_get(whole[1]())  # of either: the state that the parts' step takes over
+    place = lambda: jax.device_put(begun, parallel.replicated_sharding(MESH))  # noqa: E731
+    (one, figures), (other, other_figures) = (
+        step(place(), points(3)) for step, _ in (whole, parts)
+    )
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(other_figures[name], figures[name], rtol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, jax.device_get(other.params), jax.device_get(one.params))
 
 
 def floats(state):

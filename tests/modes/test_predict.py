@@ -26,6 +26,7 @@ from skinjax.modes.evaluate import evaluate
 from skinjax.modes.predict import _encode_mask, predict
 from skinjax.modes.predictor import Predictor
 from skinjax.modes.workdir import read_config, write_config
+from skinjax.tasks.predictions import clean_mask
 
 TASKS = ("segmentation", "classification")
 ISIC_HEADER = ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
@@ -138,6 +139,9 @@ def test_masks_and_their_table(runs, models, pictures, tmp_path, images, capsys)
         assert set(np.unique(mask)) <= {0, 255}
         levels = read_grey(output / "probabilities" / f"{name}.png")
         np.testing.assert_array_equal(levels >= 128, mask == 255)
+        (picture,) = pictures.rglob(f"{Path(name).name}.*")
+        chances = models["segmentation"].predict(picture).probabilities
+        np.testing.assert_allclose(levels, 255 * chances, atol=0.51)
         isic = output / "isic" / f"{Path(name).name}_segmentation.png"
         np.testing.assert_array_equal(read_grey(isic), mask)
         row = next(row for file, row in rows.items() if file.startswith(name))
@@ -335,6 +339,14 @@ def test_a_picture_gets_one_answer_in_any_form(models, images, tmp_path):
     assert model.task == "segmentation" and model.classes == ("background", "lesion")
 
 
+def test_small_regions_go_where_that_is_asked(models, runs, images):
+    cleaning = Predictor(runs["segmentation"][:1], min_region=0.05)
+    plain, cleaned = (model.predict(images[:6]) for model in (models["segmentation"], cleaning))
+    for ours, theirs in zip(cleaned, plain, strict=True):
+        np.testing.assert_array_equal(ours.mask, clean_mask(theirs.mask, 0.05))
+    assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(cleaned, plain, strict=True))
+
+
 def test_what_is_no_picture_is_refused(models, images, tmp_path):
     model = models["classification"]
     with pytest.raises(UserError, match=r"float64 \[4, 4, 3\] is no picture"):
@@ -427,12 +439,30 @@ def test_several_runs_are_averaged_in_predict_and_in_evaluate(runs, images, tmp_
     written = first / "evaluate" / "test-with-second" / "metrics.json"
     assert json.loads(written.read_text()) == figures
     assert figures["jaccard"] != evaluate(first)["jaccard"]
+    assert evaluate(first, tta="flips")["jaccard"] != evaluate(first)["jaccard"]
     # Parts of joint trainings and folds have the same names.
     others = [copy_run(second, tmp_path / name / "first") for name in ("J1", "J2")]
     for other in others:
         evaluate(first, others=[other])
     names = {path.name for path in (first / "evaluate").iterdir()}
     assert {"test-with-J1", "test-with-J2"} <= names
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_asked_to_be_averaged_over_is(task, runs, models):
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3), np.uint8)
+
+    def predict_by(predictor):
+        ensemble = predictor.ensemble
+        return jax.device_get(ensemble.predict(ensemble.put({"images": images})["images"]))
+
+    plain, averaged = models[task], Predictor(runs[task][:1], tta="flips")
+    (member,) = averaged.ensemble.members
+    direct = jax.jit(lambda variables, x: member.task.predict(variables, x, tta="flips"))
+    expected = np.asarray(direct(member.variables, images))
+    found = predict_by(averaged)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
+    assert np.abs(found - predict_by(plain)).max() > 1e-3
 
 
 @pytest.mark.slow

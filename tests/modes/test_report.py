@@ -178,6 +178,29 @@ def test_an_evaluation_of_diagnoses_keeps_metadata_and_reliability(classificatio
         assert sum(own) == len(rows)
 
 
+def test_the_melanoma_threshold_is_vals_and_is_applied_to_test(classification):
+    """The tables have six decimals: a score at the threshold itself may fall on either side."""
+    (file,) = (classification / "calibration").iterdir()
+    threshold = json.loads(file.read_text())["melanoma_threshold"]
+    figures = json.loads((classification / "evaluate" / "test" / "metrics.json").read_text())
+    assert figures["melanoma_threshold_from_val"] == threshold
+    found = {}
+    for split in ("val", "test"):
+        rows = rows_of(classification / "evaluate" / split / "predictions.csv")
+        scores = np.array([float(row["mel"]) for row in rows])
+        is_mel = np.array([row["truth"] == "mel" for row in rows])
+        found[split] = scores[is_mel], scores[~is_mel]
+    of_mel, _ = found["val"]
+    assert np.mean(of_mel >= threshold - 1e-6) >= 0.95 > np.mean(of_mel > threshold + 1e-6)
+    of_mel, others = found["test"]
+    for name, shares in (
+        ("sensitivity", [np.mean(of_mel >= threshold + d) for d in (1e-6, -1e-6)]),
+        ("specificity", [np.mean(others < threshold + d) for d in (-1e-6, 1e-6)]),
+    ):
+        assert shares[0] <= figures[f"melanoma_{name}_at_val_threshold"] <= shares[1]
+    assert figures["temperature"] != 1 and figures["ece_uncalibrated"] != figures["ece"]
+
+
 def test_the_page_is_whole_and_needs_nothing_else(either):
     page, elements = page_of(either)
     sections = sections_of(elements)
@@ -390,7 +413,7 @@ def test_an_average_of_runs_is_told_as_one(segmentation, tmp_path):
     averaged = workdir / "evaluate" / "test-with-other"
     shutil.copytree(workdir / "evaluate" / "test", averaged)
     figures = json.loads((averaged / "metrics.json").read_text())
-    both = [{"workdir": name, "checkpoint_step": 40} for name in ("outlines", "other")]
+    both = [{"workdir": name, "checkpoint_step": 40} for name in ("/x/outlines", "/x/other")]
     (averaged / "metrics.json").write_text(json.dumps(figures | {"averaged": both}))
     report(workdir, "test-with-other")
     page = (workdir / "report" / "index.html").read_text()

@@ -11,11 +11,13 @@ import pytest
 from processes import as_file, finish, start
 from runs import TWO, assert_same_end, call_at, events, restore, tiny_config
 
+from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.errors import Interrupted, UserError
 from skinjax.modes import datasets
 from skinjax.modes.evaluate import evaluate
-from skinjax.modes.train import train
+from skinjax.modes.inference import restore_variables
+from skinjax.modes.train import _Run, train
 from skinjax.modes.workdir import locked, read_config, write_config
 from skinjax.tasks.metrics import MASK_HEADLINES
 from skinjax.tasks.segmentation import Segmentation
@@ -254,6 +256,18 @@ def test_first_weights_that_are_not_there_are_told_before_a_run_is_made(
     with pytest.raises(UserError, match=message):
         train(config, tmp_path / "run", TWO)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_run_to_begin_with_gives_the_weights_and_their_average(config, whole_run, tmp_path):
+    config.init_from = str(whole_run)
+    mesh = parallel.create_mesh(TWO)
+    with locked(tmp_path / "run"):
+        run = _Run(config, tmp_path / "run", mesh)
+    new = jax.jit(run.training.create_state, out_shardings=run.shardings)()
+    state = jax.device_get(run._initialise(new))
+    _, _, learnt = restore_variables(whole_run, "best", parallel.replicated_sharding(mesh))
+    for found in ({"params": state.params, "batch_stats": state.batch_stats}, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(learnt))
 
 
 def test_a_folder_that_is_no_run_and_one_in_use_are_refused(config, tmp_path):
