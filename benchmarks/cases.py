@@ -179,7 +179,8 @@ def our_predict_step(case: Case) -> OurStep:
     sharding = parallel.replicated_sharding(mesh)
     variables = jax.jit(task.init, out_shardings=sharding)(jax.random.key(0))
     images = parallel.put_batch({"images": create_batch(case)["images"]}, mesh)["images"]
-    predict = jax.jit(lambda v, i: task.predict(v, i), out_shardings=sharding)
+    # Each device's part is fetched from where it is.
+    predict = jax.jit(lambda v, i: task.predict(v, i), out_shardings=parallel.batch_sharding(mesh))
     lowered = predict.lower(variables, images)
     step = lowered.compile()
 

@@ -62,9 +62,9 @@ def kill_repeatedly(folder: Path, num_kills: int, seed: int = 0) -> dict[str, An
         seed: of the moments.
 
     Returns:
-        How many kills and resumes there were; how many of the kills came in the middle of a save;
-        how many checkpoints a kill left damaged, which the manifest told; and how many arrays of
-        the final state and figures of the evaluations differ.
+        How many kills there were, and how often a checkpoint was gone on from; how many of the
+        kills came in the middle of a save; how many checkpoints a kill left damaged, which the
+        manifest told; and how many arrays of the final state and figures of the evaluations differ.
 
     Raises:
         RuntimeError: where a process failed, a resume did not go on from the newest whole
@@ -95,6 +95,7 @@ def kill_repeatedly(folder: Path, num_kills: int, seed: int = 0) -> dict[str, An
     seconds = []
     startup = 1.0  # seconds until a process trains; what the last one took
     newest: int | None = None
+    half_written: set[str] = set()  # by kills until now; the next process that gets far takes them
     while counts["kills"] < num_kills:
         began = time.perf_counter()
         process = start(killed)
@@ -110,11 +111,12 @@ def kill_repeatedly(folder: Path, num_kills: int, seed: int = 0) -> dict[str, An
         if process.returncode != -9:
             raise RuntimeError(f"ended by itself after {counts['kills']} kills:\n{told}")
         _check_resumed(told, newest)
-        newest, num_damaged, is_saving = _look(killed / "checkpoints")
+        newest, num_damaged, saving = _look(killed / "checkpoints")
         counts["kills"] += 1
-        counts["resumes"] += counts["kills"] > 1
-        counts["in a save"] += is_saving
+        counts["resumes"] += "goes on from step" in told
+        counts["in a save"] += bool(saving - half_written)
         counts["damaged"] += num_damaged
+        half_written = saving
         seconds.append(time.perf_counter() - began)
     _finish(start(killed), newest)
     counts["resumes"] += 1
@@ -136,13 +138,17 @@ def _await_steps(process: subprocess.Popen[str], num_steps: int) -> str:
     return told
 
 
-def _look(checkpoints: Path) -> tuple[int | None, int, bool]:
-    """The newest whole checkpoint, the number of damaged ones, and whether one is half-written."""
+def _look(checkpoints: Path) -> tuple[int | None, int, set[str]]:
+    """The newest whole checkpoint, the number of damaged ones, and the half-written ones."""
     entries = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
     damages = {int(e.name): find_damage(e) for e in entries if e.name.isdigit()}
     whole = [step for step, damage in damages.items() if not damage]
-    is_saving = any(ocp.path.step.TMP_DIR_SUFFIX in entry.name for entry in entries)
-    return max(whole, default=None), len(damages) - len(whole), is_saving
+    saving = {
+        f"{entry.name} {entry.stat().st_ino}"
+        for entry in entries
+        if ocp.path.step.TMP_DIR_SUFFIX in entry.name
+    }
+    return max(whole, default=None), len(damages) - len(whole), saving
 
 
 def _check_resumed(told: str, newest: int | None) -> None:

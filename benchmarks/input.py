@@ -128,9 +128,10 @@ def _measure_batches(prepared: Prepared, options: Options, cores: int) -> dict[s
     mesh = parallel.create_mesh(parallel.dividing_devices(batch))
     positions = list(range(len(prepared)))
     examples = Examples(prepared, positions, IMAGE_SIZE, "squash", with_masks=True, cache=False)
-    ours = train_batches(examples, batch, seed=0, start=0, num_threads=cores)
 
     def call() -> None:
+        # Begun anew, so that nothing is decoded ahead in the other side's turn.
+        ours = train_batches(examples, batch, seed=0, start=0, num_threads=cores)
         for _ in range(num_batches):
             jax.block_until_ready(parallel.put_batch(next(ours), mesh))
 

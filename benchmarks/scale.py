@@ -1,7 +1,6 @@
 """scale: how time and memory grow with batch, image size, devices, and the number of images."""
 
 import dataclasses
-import resource
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import jax
 
 from benchmarks.cases import Case, our_train_step
 from benchmarks.harness import Options, measure_in_turn, summarise
-from benchmarks.memory import peak_megabytes
+from benchmarks.memory import peak_megabytes, resident_kilobytes
 
 
 def measure_scale(options: Options) -> list[dict[str, Any]]:
@@ -89,7 +88,7 @@ def _work(what: str, count: int, folder: Path) -> None:
         )
         find_duplicates([audited], lambda n: None)
     seconds = time.perf_counter() - start
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(seconds, resident_kilobytes("VmHWM") / 1024)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import pytest
 from xla import QUICK
 
-from benchmarks.cases import Case, choose_cases, create_task
+from benchmarks.cases import Case, choose_cases, create_batch, create_task
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_PEER = all(importlib.util.find_spec(name) for name in ("torch", "cv2"))
@@ -59,7 +59,7 @@ def test_it_runs_and_says_what_it_ran_on(name, tmp_path):
         assert all(value is None or value == value for value in row.values())  # no NaN
     if name == "faults":
         row = report["rows"][0]
-        assert row["kills"] == row["resumes"] == 3 and row["differences"] == 0
+        assert row["kills"] == 3 and 1 <= row["resumes"] <= 3 and row["differences"] == 0
 
 
 @pytest.mark.slow
@@ -74,17 +74,26 @@ def test_the_peer_does_the_same_work_in_turn(name, tmp_path):
 @pytest.mark.parametrize(
     ("model", "width"), [("seunet", 8), ("cbam", 50), ("lite", 0), ("lite", 2)]
 )
-def test_the_peer_is_the_same_model(model, width):
+def test_the_peer_is_the_same_model(model, width, monkeypatch):
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.peer import create_model
 
+    # Its products are counted as those of a plain convolution.
+    monkeypatch.setattr("skinjax.models.layers.is_faster", lambda *arguments: False)
     case = Case(model, width, 64, 64, 2)
-    variables = jax.eval_shape(create_task(case).init, jax.random.key(0))
+    task = create_task(case)
+    variables = jax.eval_shape(task.init, jax.random.key(0))
     ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     peer = create_model(case)
     assert ours == sum(p.numel() for p in peer.parameters())
-    logits = peer(torch.zeros(2, 3, 64, 64))
+    with FlopCounterMode(display=False) as counter:
+        logits = peer(torch.zeros(2, 3, 64, 64))
+    images = create_batch(case)["images"]
+    cost = jax.jit(lambda v, i: task.predict(v, i)).lower(variables, images).cost_analysis()
+    # XLA leaves out what falls on the padding, and counts what is not a product as well.
+    assert cost["flops"] == pytest.approx(counter.get_total_flops(), rel=0.15)
     assert logits.shape == ((2, 1, 64, 64) if model == "seunet" else (2, 7))
 
 
