@@ -88,7 +88,7 @@ def config_file(cache_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("task", "mesh", "num_processes"),
     [
-        ("segmentation", (1, 1, 4), 4),
+        ("segmentation", (1, 1, 4), 2),
         ("classification", (2, 2, 2), 2),
     ],
 )
