@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import runpy
 import sys
 import traceback
@@ -144,6 +145,7 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not understood: flags begin with --.")
+        _check_flags()
         with _copied_from_bucket():
             _run()
     except OSError as error:
@@ -225,7 +227,6 @@ def _check_flags() -> None:
 
 
 def _run() -> None:
-    _check_flags()
     if _MODE.value == "audit":
         from skinjax.modes.audit import audit
 
@@ -339,37 +340,41 @@ def _named(value: str | None, flag: str, what: str) -> Path:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; ends with a sentence and status 2 where they cannot be."""
-    given = [arg.lstrip("-").partition("=") for arg in argv]
+    given = [arg.lstrip("-").partition("=") for arg in argv if arg.startswith("-")]
     # A file is named by --config=FILE or --config FILE.
-    following = [arg for arg, before in zip(argv[1:], argv, strict=False) if before == "--config"]
-    files = [value for name, equals, value in given if name == "config" and equals] + following
+    files = [value for name, equals, value in given if name == "config" and equals]
+    files += [arg for before, arg in itertools.pairwise(argv) if before.lstrip("-") == "config"]
     try:
         if files and not Path(files[0].partition(":")[0]).is_file():
             raise UserError(f"--config={files[0]} is missing: name a file, as those in configs/.")
         return flags.FLAGS(argv)
     except UserError as error:
-        told: object = (
-            error.__context__ or error
-        )  # from the file: ml_collections wraps its traceback
-    except flags.Error as error:
-        told = UserError(f"{str(error).splitlines()[-1]}. --helpshort lists the flags.")
-    except AttributeError:
-        # What ml_collections raises for an unknown key, while the flag still has no value.
-        keys = [name.removeprefix("config.") for name, _, _ in given if name[:7] == "config."]
-        told = _unknown_key(files[0], keys) or traceback.format_exc()
-    except Exception:
+        told: object = error
+    except (flags.Error, ValueError) as error:
+        told = f"{error}\n--helpshort lists the flags."
+    except Exception as error:
         told = traceback.format_exc()  # the file's own code fails
+        if isinstance(error, AttributeError) and files:
+            # What ml_collections raises for an unknown key, while the flag still has no value.
+            keys = [name.removeprefix("config.") for name, _, _ in given if name[:7] == "config."]
+            told = _unknown_key(files[0], keys) or told
     print(f"skinjax: {told}", file=sys.stderr)
     sys.exit(2)
 
 
 def _unknown_key(file: str, keys: list[str]) -> UserError | None:
-    """What to tell of the first key that the configuration lacks: the file is read once more."""
+    """What to tell of the first key that the configuration lacks: the file is read once more.
+
+    None where it lacks none, or does not get so far.
+    """
     from skinjax.modes.config import flatten, unknown_key
 
     path, _, variant = file.partition(":")
     get_config = runpy.run_path(path)["get_config"]
-    config = get_config(variant) if variant else get_config()
+    try:
+        config = get_config(variant) if variant else get_config()
+    except AttributeError:
+        return None  # the file's own: its traceback is told
     unknown = [key for key in keys if key not in flatten(config)]
     return unknown_key(config, unknown[0]) if unknown else None
 

@@ -156,6 +156,6 @@ def _paths(root: Path) -> Iterable[str]:
     paths = []
     for file in walk(root):
         paths.append(file.relative)
-        if file.relative.lower().endswith(".zip"):
+        if file.relative.lower().endswith(".zip") and Path(file.path).exists():
             paths += zip_names(Path(file.path))
     return paths

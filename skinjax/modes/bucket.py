@@ -65,11 +65,13 @@ def opened(workdir: str) -> Iterator[Path]:
                 print(f"What was written to {copy} is in {address}.", flush=True)
 
 
-def _fetch(copy: Path, address: str) -> dict[str, str]:
-    """Brings a copy to what the bucket has now; the digests of its files."""
-    digests = {}
+def _fetch(copy: Path, address: str, left_out: str | None = None) -> dict[str, str]:
+    """Brings a copy to what the bucket has now, but for one folder; the digests of its files."""
+    _, digests = _read_note(copy)
     with _told(address):
         for name, blob in _blobs(address).items():
+            if left_out and name.startswith(left_out):
+                continue
             content = blob.download_as_bytes()
             digests[name] = _digest(content)
             path = copy / name
@@ -132,12 +134,12 @@ def held(workdir: Path) -> Iterator[None]:
     lock = _Lock(address)
     with _told(address):
         lock.acquire()
-    # Whoever held it before may have gone on since the copy was made.
-    _fetch(workdir, address)
     ended = threading.Event()
     keeper = threading.Thread(target=lock.keep, args=(ended,), daemon=True)
     keeper.start()
     try:
+        # Whoever held it before may have gone on since the copy was made.
+        _fetch(workdir, address, left_out="evaluate/")
         yield
     finally:
         ended.set()

@@ -85,11 +85,13 @@ def _evaluation_folder(path: Path, name: str) -> Path:
     Raises:
         UserError: where there is no such evaluation.
     """
-    for folder in (path, path / "evaluate" / name):
-        if any((folder / table).is_file() for table in TABLES.values()):
-            return folder
+    if (path / "metrics.json").is_file():
+        return path
+    folder = path / "evaluate" / name
+    if any((folder / table).is_file() for table in TABLES.values()):
+        return folder
     raise UserError(
-        f"{path / 'evaluate' / name} holds no evaluation: run --mode=evaluate --workdir={path} "
+        f"{folder} holds no evaluation: run --mode=evaluate --workdir={path} "
         "with the same --split, --dataset and --tta first."
     )
 

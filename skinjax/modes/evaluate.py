@@ -56,7 +56,11 @@ def evaluate(
     figures |= {"is_best": run.is_best, "source": source, "tta": tta}
     if others:
         figures["averaged"] = [
-            {"workdir": str(member.workdir), "checkpoint_step": member.step}
+            {
+                "workdir": str(member.workdir),
+                "name": _tell_apart(member.workdir, workdir),
+                "checkpoint_step": member.step,
+            }
             for member in run.members
         ]
     if is_main():

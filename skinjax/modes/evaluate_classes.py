@@ -69,6 +69,7 @@ def evaluate_classes(
     uncalibrated = calibration_figures(raw, labels)
     result |= {f"{name}_uncalibrated": value for name, value in uncalibrated.items()}
     result["temperature"] = temperatures[0] if len(temperatures) == 1 else temperatures
+    result["is_calibrated"] = all(c["fitted_on"] == "val" for c in calibrations)
     # A run's threshold is one for its own probabilities, not for those averaged with others'.
     threshold = calibrations[0]["melanoma_threshold"] if len(calibrations) == 1 else None
     if threshold is not None and MELANOMA in classes:
@@ -213,7 +214,7 @@ def _calibration(
             member.workdir,
             error,
         )
-        return {"temperature": 1.0, "melanoma_threshold": None}
+        return {"fitted_on": "nothing", "temperature": 1.0, "melanoma_threshold": None}
     match = match_classes(own.classes, own.prepared.classes)
     positions = _scorable(own, match, own.positions("val"))
     if alone and scored is not None and positions == scored[0]:

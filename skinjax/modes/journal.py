@@ -25,12 +25,14 @@ class Entry:
         num_bytes: its size then.
         mtime_ns: when it had last been changed then.
         row: what predictions.csv says of it after its name; first 'ok' or why it was not read.
+        kinds: the sub-folders in which a file of it is that of the picture as it was then.
     """
 
     name: str
     num_bytes: int
     mtime_ns: int
     row: list[str]
+    kinds: list[str]
 
     def is_of(self, file: File) -> bool:
         """Whether the picture was read, and its file is still what it was."""

@@ -146,7 +146,8 @@ def predict_pictures(
                 pool, lambda one: _write(writer, *one), outputs, predictor.batch_size
             )
             for (file, _), row in written:
-                journal.add(Entry(file.relative, file.num_bytes, file.mtime_ns, row))
+                kinds = [kind for kind in writer.paths(file) if kind != EXPLANATIONS]
+                journal.add(_entry(file, journal, row, kinds))
                 update(1)
         if writer.explains:
             from skinjax.modes.explain import explain  # matplotlib
@@ -155,6 +156,9 @@ def predict_pictures(
             sheets = [writer.paths(file)[EXPLANATIONS] for file in readable]
             (model,) = predictor.ensemble.members
             explain(model.workdir, readable, sheets, str(model.step))
+            for file in readable:
+                row = journal.entries[file.relative].row
+                journal.add(_entry(file, journal, row, [EXPLANATIONS]))
         rows = [[name, *journal.entries[name].row] for name in sorted([*asked, *kept])]
         write_bytes(output / TABLE, _csv([["file", "status", *writer.columns], *rows]))
         entries = [journal.entries[name] for name in asked]
@@ -195,28 +199,19 @@ class MaskWriter:
         self._overlay, self._probabilities, self._isic = overlay, probabilities, isic
         self.explains = explains
 
-    def all_paths(self, file: File) -> dict[str, Path]:
-        """The files that a picture's prediction may be written to, by their sub-folder."""
-        name = PurePosixPath(file.relative)
-        names: dict[str, PurePosixPath | str] = {
-            MASKS: name.with_suffix(".png"),
-            OVERLAYS: name.with_suffix(".jpg"),
-            PROBABILITIES: name.with_suffix(".png"),
-            ISIC: f"{name.stem}_segmentation.png",
-            EXPLANATIONS: name.with_suffix(".png"),
-        }
-        return {kind: self._output / kind / place for kind, place in names.items()}
-
     def paths(self, file: File) -> dict[str, Path]:
-        """Those that are asked for."""
-        asked = {
-            MASKS: True,
-            OVERLAYS: self._overlay,
-            PROBABILITIES: self._probabilities,
-            ISIC: self._isic,
-            EXPLANATIONS: self.explains,
-        }
-        return {kind: path for kind, path in self.all_paths(file).items() if asked[kind]}
+        """The files that a picture's prediction is written to, by their sub-folder."""
+        name = PurePosixPath(file.relative)
+        paths = {MASKS: self._output / MASKS / name.with_suffix(".png")}
+        if self._overlay:
+            paths[OVERLAYS] = self._output / OVERLAYS / name.with_suffix(".jpg")
+        if self._probabilities:
+            paths[PROBABILITIES] = self._output / PROBABILITIES / name.with_suffix(".png")
+        if self._isic:
+            paths[ISIC] = self._output / ISIC / f"{name.stem}_segmentation.png"
+        if self.explains:
+            paths[EXPLANATIONS] = self._output / EXPLANATIONS / name.with_suffix(".png")
+        return paths
 
     def key(self, name: str) -> str:
         """What two pictures, by their `File.relative`, may not share: the place of a mask."""
@@ -284,14 +279,12 @@ class ClassWriter:
                 f"{predictor.workdirs[0]} tells {', '.join(predictor.classes)} apart. Leave it out."
             )
 
-    def all_paths(self, file: File) -> dict[str, Path]:
-        """The files that may be written for a picture, by their sub-folder: a sheet."""
+    def paths(self, file: File) -> dict[str, Path]:
+        """The files that are written for a picture, by their sub-folder: a sheet, if any."""
+        if not self.explains:
+            return {}
         name = PurePosixPath(file.relative).with_suffix(".png")
         return {EXPLANATIONS: self._output / EXPLANATIONS / name}
-
-    def paths(self, file: File) -> dict[str, Path]:
-        """Those that are asked for."""
-        return self.all_paths(file) if self.explains else {}
 
     def key(self, name: str) -> str:
         """What two pictures, by their `File.relative`, may not share: the name in a table."""
@@ -325,11 +318,10 @@ def _write(
     writer: MaskWriter | ClassWriter, file: File, output: ModelOutput | OSError | BrokenPicture
 ) -> list[str]:
     """Writes what is said of one picture and gives its row, or the reason why there is nothing."""
-    # Of what the file was before, whatever is asked for now: a later run would take it for done.
-    for path in writer.all_paths(file).values():
-        path.unlink(missing_ok=True)
     if isinstance(output, ModelOutput):
         return ["ok", *writer.write(file, output)]
+    for path in writer.paths(file).values():
+        path.unlink(missing_ok=True)  # of what the file was before
     if isinstance(output, BrokenPicture):
         reason = output.kind
     else:
@@ -342,7 +334,15 @@ def _is_done(file: File, journal: Journal, writer: MaskWriter | ClassWriter) -> 
     entry = journal.entries.get(file.relative)
     if entry is None or not entry.is_of(file):
         return False
-    return all(path.exists() for path in writer.paths(file).values())
+    paths = writer.paths(file)
+    return paths.keys() <= {*entry.kinds} and all(path.exists() for path in paths.values())
+
+
+def _entry(file: File, journal: Journal, row: list[str], kinds: Sequence[str]) -> Entry:
+    """The entry of a picture of which files have been written now, and some perhaps before."""
+    before = journal.entries.get(file.relative)
+    kept = before.kinds if before is not None and before.is_of(file) else []
+    return Entry(file.relative, file.num_bytes, file.mtime_ns, row, sorted({*kept, *kinds}))
 
 
 def _refuse_same_output(names: Sequence[str], writer: MaskWriter | ClassWriter) -> None:

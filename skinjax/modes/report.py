@@ -126,8 +126,7 @@ def _card(run: Reported) -> Section:
     checkpoint += f", the best by {run.config.best_metric}" if figures["is_best"] else ""
     checkpoint += f"; predictions averaged over {TTA[figures['tta']]}" if figures["tta"] else ""
     for member in figures.get("averaged", [])[1:]:
-        name = Path(member["workdir"]).name  # a page may be passed on
-        checkpoint += f"; averaged with {name}, step {member['checkpoint_step']:,}"
+        checkpoint += f"; averaged with {member['name']}, step {member['checkpoint_step']:,}"
     rows = [
         ("what it does", purpose),
         ("model", model_card.describe_model(settings, num_parameters)),

@@ -174,10 +174,13 @@ class _Classes:
             reliability_plot(_read_bins(self._run), figures["ece"], figures["ece_uncalibrated"]),
             coverage_risk_plot(coverage, risk, area_under_risk(coverage, risk)),
         ]
+        fitted = "which was fitted on val"
+        if not figures.get("is_calibrated", True):
+            fitted = "which is no fit where it is 1: val was gone"
         words = (
-            f"The logits are divided by a temperature of {temperature_text(figures)}, which was "
-            "fitted on val. The ECE's interval lies high: a draw of the bootstrap has noise of its "
-            "own, which counts as miscalibration."
+            f"The logits are divided by a temperature of {temperature_text(figures)}, {fitted}. "
+            "The ECE's interval lies high: a draw of the bootstrap has noise of its own, which "
+            "counts as miscalibration."
         )
         return Section("confidence", "Can its confidence be believed", [Text(words), Plots(plots)])
 

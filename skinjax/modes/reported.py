@@ -51,7 +51,10 @@ class Reported:
         try:
             if figures["is_own_data"]:
                 config.data.source = source or config.data.source
-                self.prepared = datasets.prepare_data(config)
+                own = config.copy_and_resolve_references()
+                if figures["split"] in ("val", "test"):  # which lie in the first set alone
+                    own.data.also = ()
+                self.prepared = datasets.prepare_data(own)
             else:
                 self.prepared = datasets.prepare_set(config, figures["dataset"], source)
         except UserError as error:

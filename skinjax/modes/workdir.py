@@ -18,6 +18,7 @@ from skinjax.tasks.views import check_tta
 
 LOCK = ".lock"
 _WRITTEN_FIRST = (LOCK, "splits.csv", "classes.json")  # before config.json, which makes it a run
+_WRITTEN_BEFORE_STEPS = ("config.json", "init_from.txt", bucket.CHECKPOINTS)
 
 # Fields that change neither what is learnt nor how it is scored (a mesh: rounding aside).
 MAY_CHANGE = (
@@ -47,16 +48,17 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
         UserError: where the folder holds another run, or something that is no run, or cannot be
             made.
     """
+    left: tuple[str, ...] = _WRITTEN_FIRST
     if (workdir / "config.json").exists():
-        checkpoints = bucket.checkpoints_folder(workdir)
-        saved = checkpoints.exists() and any(checkpoints.iterdir())
-        if not saved and not (workdir / "metrics.jsonl").exists():
-            return False
-        check_resume(workdir, config)
-        return True
+        if _is_begun(workdir):
+            check_resume(workdir, config)
+            return True
+        read_config(workdir)  # refuses what is no run's
+        left = (*_WRITTEN_FIRST, *_WRITTEN_BEFORE_STEPS)
     make_folder("workdir", workdir)
-    # A run that was killed before its config.json was written has left no more than these.
-    others = sorted(p.name for p in workdir.iterdir() if p.name not in _WRITTEN_FIRST)
+    # A run that was killed before its config.json was written, or refused before its first step,
+    # has left no more than these.
+    others = sorted(p.name for p in workdir.iterdir() if p.name not in left)
     others = [name for name in others if not (name.endswith(".tmp") or name.startswith("."))]
     if others:
         raise UserError(
@@ -65,6 +67,16 @@ def open_workdir(workdir: Path, config: ConfigDict) -> bool:
             "an empty folder."
         )
     return False
+
+
+def _is_begun(workdir: Path) -> bool:
+    """Whether a folder with a config.json holds more than a training leaves before its steps."""
+    checkpoints = bucket.checkpoints_folder(workdir)
+    if checkpoints.exists() and any(checkpoints.iterdir()):
+        return True
+    # A config.json alone is somebody's record.
+    prepared = all((workdir / name).exists() for name in ("splits.csv", "classes.json"))
+    return (workdir / "metrics.jsonl").exists() or not prepared
 
 
 def make_folder(flag: str, folder: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skinjax.data.records import prepare
 from skinjax.data.sources.example import CLASSES
-from skinjax.data.sources.files import walk
 from skinjax.data.sources.ham10000 import Ham10000Source
 from skinjax.errors import UserError
 
@@ -263,12 +263,25 @@ def test_names_in_any_case_and_junk(tmp_path):
     check(Ham10000Source(folder, tmp_path / "cache"))
 
 
-def test_a_link_to_what_is_not_there_is_told(tmp_path):
+def test_links_to_what_is_not_there(tmp_path):
     folder = tmp_path / "ham10000"
-    folder.mkdir()
-    (folder / "ISIC_0000001.jpg").symlink_to(tmp_path / "store" / "1.jpg")
-    with pytest.raises(UserError, match=r"ISIC_0000001\.jpg is a link to .*1\.jpg, which is not"):
-        list(walk(folder))
+    write_kaggle(folder)
+    (folder / "notes.txt").symlink_to(tmp_path / "store" / "notes.txt")  # nobody asks for it
+    with_link = len(Ham10000Source(folder, tmp_path / "cache").examples())
+    picture = next(folder.rglob("*.jpg"))
+    picture.unlink()
+    picture.symlink_to(tmp_path / "store" / picture.name)
+    source = Ham10000Source(folder, tmp_path / "cache")
+    assert len(source.examples()) == with_link
+    with pytest.raises(UserError, match=rf"Cannot read .*{picture.name}"):
+        prepare(source, tmp_path / "cache", 100)
+    table = folder / "HAM10000_metadata.csv"
+    table.unlink()
+    table.symlink_to(tmp_path / "store" / "table")
+    with pytest.raises(
+        UserError, match=r"HAM10000_metadata\.csv is a link to .*table, which is not"
+    ):
+        Ham10000Source(folder, tmp_path / "cache")
 
 
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path):

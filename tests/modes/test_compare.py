@@ -134,6 +134,8 @@ def test_several_runs_a_side_are_averaged(tmp_path, capsys):
 def test_two_evaluations_of_one_run_are_compared_by_their_folders(tmp_path):
     run = write_masks(tmp_path / "a", [0.5] * 8)
     write_masks(tmp_path / "a", [0.6] * 8, name="test-tta")
+    for folder in (run / "evaluate").iterdir():
+        (folder / "metrics.json").write_text("{}")
     difference = compare([run], [run / "evaluate" / "test-tta"])["jaccard"]
     assert (difference.first, difference.second) == (0.5, 0.6)
     # A folder stands for itself, whatever else is asked for; a run for what is asked.

@@ -568,21 +568,27 @@ def test_explanations_lie_beside_and_are_drawn_once(task, runs, pictures, tmp_pa
     assert changed == ["one.png"]
 
 
-def test_nothing_stays_of_what_a_picture_was_before(runs, images, tmp_path):
+def test_files_of_a_picture_are_those_of_what_it_is_now(runs, images, tmp_path):
     picture, output = tmp_path / "one.png", tmp_path / "out"
-
-    def call(index, **options):
-        Image.fromarray(images[index]).save(picture)
-        assert predict(runs["segmentation"][:1], [str(picture)], output, **options)
-        return sorted(path.parent.name for path in output.glob("*/*"))
-
     everything = dict(overlay=True, probabilities=True, isic=True, explain=True)
-    kinds = ["explanations", "isic", "masks", "overlays", "probabilities"]
-    assert call(0, **everything) == kinds
-    overlay = (output / "overlays" / "one.jpg").read_bytes()
-    assert call(3) == ["masks"]
-    assert call(3, **everything) == kinds
-    assert (output / "overlays" / "one.jpg").read_bytes() != overlay
+
+    def call(**options):
+        assert predict(runs["segmentation"][:1], [str(picture)], output, **options)
+        return {path.parent.name: path.read_bytes() for path in output.glob("*/*")}
+
+    Image.fromarray(images[0]).save(picture)
+    before = call(**everything)
+    assert sorted(before) == ["explanations", "isic", "masks", "overlays", "probabilities"]
+    # What is there stays where less is asked for, and where more is.
+    (output / "explanations" / "one.png").unlink()
+    assert call(overlay=True) == {k: v for k, v in before.items() if k != "explanations"}
+    assert call(explain=True).keys() == before.keys()
+    # Of a picture that has changed, files that were not asked for since are no longer its own.
+    Image.fromarray(images[3]).save(picture)
+    call()
+    after = call(**everything)
+    assert after.keys() == before.keys()
+    assert all(after[kind] != before[kind] for kind in before)
 
 
 def test_several_models_are_not_explained_at_once(runs, pictures, tmp_path):

@@ -413,7 +413,10 @@ def test_an_average_of_runs_is_told_as_one(segmentation, tmp_path):
     averaged = workdir / "evaluate" / "test-with-other"
     shutil.copytree(workdir / "evaluate" / "test", averaged)
     figures = json.loads((averaged / "metrics.json").read_text())
-    both = [{"workdir": name, "checkpoint_step": 40} for name in ("/x/outlines", "/x/other")]
+    both = [
+        {"workdir": f"/x/{name}", "name": name, "checkpoint_step": 40}
+        for name in ("outlines", "other")
+    ]
     (averaged / "metrics.json").write_text(json.dumps(figures | {"averaged": both}))
     report(workdir, "test-with-other")
     page = (workdir / "report" / "index.html").read_text()

@@ -18,7 +18,7 @@ from skinjax.modes import datasets
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.inference import restore_variables
 from skinjax.modes.train import _Run, train
-from skinjax.modes.workdir import locked, read_config, write_config
+from skinjax.modes.workdir import locked, open_workdir, read_config, write_config
 from skinjax.tasks.metrics import MASK_HEADLINES
 from skinjax.tasks.segmentation import Segmentation
 
@@ -237,6 +237,23 @@ def test_an_unknown_metric_is_refused_before_the_first_step(config, tmp_path):
     config.num_epochs = 1.0
     assert train(config, tmp_path / "run", TWO)
     assert read_config(tmp_path / "run").best_metric == "val/jaccard"
+
+
+def test_a_config_that_no_refused_run_left_is_not_written_over(config, tmp_path):
+    record = config.copy_and_resolve_references()
+    record.batch_size = 16
+    write_config(tmp_path / "config.json", record)
+    with pytest.raises(UserError, match=r"config\.batch_size: 16 there, 8 now"):
+        open_workdir(tmp_path, config)
+    for name in ("splits.csv", "classes.json"):
+        (tmp_path / name).touch()
+    assert not open_workdir(tmp_path, config)
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(UserError, match=r"thesis\.doc"):
+        open_workdir(tmp_path, config)
+    (tmp_path / "config.json").write_text('{"architectures": []}')
+    with pytest.raises(UserError, match=r"config\.task"):
+        open_workdir(tmp_path, config)
 
 
 def test_a_workdir_that_cannot_be_made_is_told(config, tmp_path):

@@ -101,6 +101,11 @@ class Found:
         zips = []
         for file in walk(folder):
             kind, key = self._kind(file.relative)
+            if kind not in ("", "image", "mask") and not os.path.exists(file.path):
+                raise UserError(
+                    f"{file.path} is a link to {os.readlink(file.path)}, which is not there: bring "
+                    "it back, or remove the link."
+                )
             if kind == "zip":
                 zips.append(Path(file.path))
             elif kind:
@@ -272,11 +277,9 @@ def walk(folder: Path) -> Iterator[File]:
             if is_junk(entry.name):
                 continue
             if entry.is_symlink() and not os.path.exists(entry.path):
-                raise UserError(
-                    f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: "
-                    "bring it back, or remove the link."
-                )
-            if entry.is_dir():
+                # A link to nothing: whoever wants it finds that it cannot be read.
+                yield File(entry.path, entry.path[len(str(folder)) + 1 :], 0, 0)
+            elif entry.is_dir():
                 pending.append(entry.path)
             elif entry.is_file():
                 status = entry.stat()
