@@ -4,6 +4,7 @@ import calendar
 import contextlib
 import fcntl
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -23,7 +24,14 @@ MAX_UNPACKED_BYTES = 2**40
 
 _JUNK_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _CHUNK_BYTES = 2**20
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,
+)
 
 
 def is_junk(name: str) -> bool:
@@ -63,6 +71,11 @@ def disk_error(folder: Path, error: Exception) -> UserError:
         f"Cannot write to {folder} ({reason}): free space there or make it writable, or set "
         "config.data.cache_dir to a folder on another disk."
     )
+
+
+def unreadable(path: str | Path, error: OSError) -> UserError:
+    """The UserError for a file of the user's that cannot be read."""
+    return UserError(f"Cannot read {path} ({error.strerror or error}): make it readable.")
 
 
 @contextlib.contextmanager
@@ -132,17 +145,14 @@ def unpack(archive: Path, cache_dir: Path, *, max_bytes: int = MAX_UNPACKED_BYTE
     target = cache_dir / "unpacked" / f"{archive.stem}-{digest}"
     if target.is_dir():
         return target
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = _checked_members(archive, opened, max_bytes)
-            total = sum(member.file_size for member, _ in members)
-            logging.info("Unpacking %s (%.1f MB) into %s", archive, total / 1e6, target)
-            try:
-                _extract(archive, opened, members, total, target)
-            except OSError as error:
-                raise disk_error(target.parent, error) from error
-    except _ZIP_ERRORS as error:
-        raise _damaged(archive, error) from error
+    with _opened(archive) as opened:
+        members = _checked_members(archive, opened, max_bytes)
+        total = sum(member.file_size for member, _ in members)
+        logging.info("Unpacking %s (%.1f MB) into %s", archive, total / 1e6, target)
+        try:
+            _extract(archive, opened, members, total, target)
+        except OSError as error:
+            raise disk_error(target.parent, error) from error
     return target
 
 
@@ -152,23 +162,29 @@ def zip_names(archive: Path) -> list[str]:
     Raises:
       UserError: The zip is damaged.
     """
+    with _opened(archive) as opened:
+        # As paths, so that a leading "./", which some programs write, hides nothing.
+        names = [PurePosixPath(name) for name in opened.namelist() if not name.endswith("/")]
+    return [str(name) for name in names if not any(is_junk(part) for part in name.parts)]
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip.
+
+    Raises:
+      UserError: It cannot be read, or was cut off or damaged; then also while it is in use.
+    """
     try:
         with zipfile.ZipFile(archive) as opened:
-            return [
-                name
-                for name in opened.namelist()
-                if not name.endswith("/") and not any(is_junk(part) for part in name.split("/"))
-            ]
+            yield opened
     except _ZIP_ERRORS as error:
-        raise _damaged(archive, error) from error
-
-
-def _damaged(archive: Path, error: Exception) -> UserError:
-    """The UserError for a zip that was cut off or damaged."""
-    return UserError(
-        f"The zip {archive} cannot be unpacked ({error}): download it again, or unpack it "
-        "yourself and give the folder."
-    )
+        raise UserError(
+            f"The zip {archive} cannot be unpacked ({error}): download it again, or unpack it "
+            "yourself and give the folder."
+        ) from error
+    except OSError as error:
+        raise unreadable(archive, error) from error
 
 
 def _checked_members(
@@ -238,8 +254,8 @@ def _remove_leftovers(parent: Path) -> None:
     for leftover in parent.glob(".*.tmp"):
         try:
             descriptor = os.open(leftover, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # another process removed it, or it became whole
+        except OSError:
+            continue  # another process removed it, it became whole, or it is another user's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -101,7 +101,12 @@ def audit_source(
 
 def _too_many(findings: list[Finding], total: int, root: str) -> Iterator[Finding]:
     """A finding of its own where so many are broken or missing that preparation refuses them."""
-    kinds = collections.Counter(f.finding for f in findings if f.left_out)
+    # Pictures that are broken are counted together, in whatever way they are.
+    kinds = collections.Counter(
+        "image: broken" if f.finding.startswith("image: ") else f.finding
+        for f in findings
+        if f.left_out
+    )
     for kind, count in sorted(kinds.items()):
         if count > MAX_SHARE_LEFT_OUT * total:
             detail = f"{kind}: {count:,} of {total:,}; up to 1% are left out of a training"

@@ -13,6 +13,8 @@ from skinjax.data.table import Row
 
 # The archive's numbers mean the same picture in every data set drawn from it.
 _ARCHIVE_ID = re.compile(r"(isic_\d+)(?:_downsampled)?", re.IGNORECASE)
+# As the tables of ISIC 2018 and 2019 name lesions, by where they come from: HAM10000 does likewise.
+_ARCHIVE_LESION = re.compile(r"(HAM|BCN|MSK\d*)_\d+")
 
 
 class Combined:
@@ -106,6 +108,28 @@ def shared_pictures(
         if pair.first < len(ours) <= pair.second:
             shared.add((ours[pair.first], theirs[pair.second - len(ours)]))
     return sorted(shared)
+
+
+def shared_lesions(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[str, str]]:
+    """The image ids of two sides' pictures of one lesion, by its name in the ISIC archive.
+
+    A number that a data set has given by itself means nothing in another.
+    """
+    by_lesion: dict[str, list[str]] = {}
+    for row in second:
+        if name := _archive_lesion(row.lesion_id):
+            by_lesion.setdefault(name, []).append(row.image_id)
+    return [
+        (row.image_id, other)
+        for row in first
+        for other in by_lesion.get(_archive_lesion(row.lesion_id) or "", ())
+    ]
+
+
+def _archive_lesion(lesion_id: str) -> str | None:
+    """The lesion's name in the archive, without its data set's name; None for others."""
+    name = lesion_id.split("/")[-1].upper()
+    return name if _ARCHIVE_LESION.fullmatch(name) else None
 
 
 def shared_numbers(first_ids: Sequence[str], second_ids: Sequence[str]) -> list[tuple[str, str]]:

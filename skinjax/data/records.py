@@ -66,19 +66,21 @@ class Prepared:
         self._mend = mend = f"delete the folder {self.directory}, and it will be made anew"
         try:
             about = json.loads((self.directory / ABOUT).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+            self.name: str = about["name"]
+            self.classes: tuple[str, ...] = tuple(about["classes"])
+            self.has_lesion_ids: bool = about["has_lesion_ids"]
+            self.notes: list[str] = about["notes"]
+            self.size: int = about["size"]
+            shards: list[dict[str, Any]] = about["shards"]
+            self.table: list[Row] = read_table(self.directory / _INDEX)
+            self._thumbnails = np.load(self.directory / _THUMBNAILS, mmap_mode="r")
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise UserError(
-                f"{self.directory} holds no prepared data set that can be read: {mend}."
+                f"{self.directory} holds no prepared data set that can be read ({error}): {mend}."
             ) from error
-        self.name: str = about["name"]
-        self.classes: tuple[str, ...] = tuple(about["classes"])
-        self.has_lesion_ids: bool = about["has_lesion_ids"]
-        self.notes: list[str] = about["notes"]
-        self.size: int = about["size"]
-        self.table: list[Row] = read_table(self.directory / _INDEX)
         self._shards: list[Path] = []
         self._starts: list[int] = [0]
-        for shard in about["shards"]:
+        for shard in shards:
             path = self.directory / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise UserError(f"The records {path} are damaged or missing: {mend}.")
@@ -89,7 +91,7 @@ class Prepared:
             self._records = grain.sources.ArrayRecordDataSource(files)
         except RuntimeError as error:
             raise UserError(f"The records {', '.join(files)} are damaged: {mend}.") from error
-        if not self._starts[-1] == len(self._records) == len(self.table):
+        if {self._starts[-1], len(self._records), len(self._thumbnails)} != {len(self.table)}:
             raise UserError(f"{self.directory / _INDEX} does not fit its records: {mend}.")
 
     def __len__(self) -> int:
@@ -102,7 +104,7 @@ class Prepared:
 
     def thumbnails(self) -> np.ndarray:
         """What two data sets are compared by: uint8 [N, 32, 32], see `near_duplicates`."""
-        return np.load(self.directory / _THUMBNAILS, allow_pickle=False)
+        return np.array(self._thumbnails)
 
     def read(self, position: int) -> tuple[bytes, bytes | None]:
         """Reads the encoded picture and mask (None where there is none) at a position of the table.
@@ -136,9 +138,9 @@ def prepare(
 ) -> Prepared:
     """Makes the records of a source in the cache, or finds them there.
 
-    Pictures are reduced so that their shorter side has at most `size` pixels; those that fit keep
-    their file's bytes. Masks keep their bytes and size always. What is found again is told by the
-    source's content, this package's reading code and `size`.
+    Pictures are reduced so that their shorter side has at most `size` pixels; those that fit and
+    are plain (`images.is_plain`) keep their file's bytes. Masks keep their bytes and size always.
+    What is found again is told by the source's content, this package's reading code and `size`.
 
     Args:
       source: The data set.
@@ -268,8 +270,7 @@ def _build(
         )
         builder = _Builder(source.name, len(examples), encoded, data_dir=folder / "tfds")
         builder.download_and_prepare()
-    made = Path(builder.data_dir)
-    for file in made.iterdir():
+    for file in Path(builder.data_dir).iterdir():
         file.rename(folder / file.name)
     shutil.rmtree(folder / "tfds")
     lengths = builder.info.splits["all_examples"].shard_lengths

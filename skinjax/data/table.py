@@ -38,10 +38,16 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Reads what `write_table` wrote; empty metadata is left out."""
+    """Reads what `write_table` wrote; empty metadata is left out.
+
+    Raises:
+      OSError: It cannot be read.
+      ValueError: It is damaged.
+    """
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        keys = [column.removeprefix("metadata.") for column in next(reader)[len(_COLUMNS) :]]
+        header = next(reader, [])
+        keys = [column.removeprefix("metadata.") for column in header[len(_COLUMNS) :]]
         rows = []
         for image_id, lesion_id, label, part, *values in reader:
             metadata = {key: value for key, value in zip(keys, values, strict=True) if value}

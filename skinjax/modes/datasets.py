@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from skinjax.data import splits as splitting
 from skinjax.data.archives import cache_folder
 from skinjax.data.catalog import create_source
-from skinjax.data.combined import Combined, shared_numbers, shared_pictures
+from skinjax.data.combined import Combined, shared_lesions, shared_numbers, shared_pictures
 from skinjax.data.pipeline import Examples, Order
 from skinjax.data.records import ABOUT, Prepared, prepare
 from skinjax.data.table import Row
@@ -142,7 +142,7 @@ def refuse_trained(
         _refuse(shared_numbers(trained_ids, tested_ids), what)
         return
     trained_positions = read_split(splits_file, trained, "train")
-    _refuse(shared_pictures(trained, trained_positions, tested, positions), what)
+    _refuse(_shared(trained, trained_positions, tested, positions), what)
 
 
 def _refuse_across(combined: Combined, splits: dict[str, list[int]]) -> None:
@@ -151,10 +151,23 @@ def _refuse_across(combined: Combined, splits: dict[str, list[int]]) -> None:
     Within a set, its split decides, and an audit tells of its near-duplicates.
     """
     scored = splits["val"] + splits["test"]
-    shared = shared_pictures(combined, splits["train"], combined, scored)
+    shared = _shared(combined, splits["train"], combined, scored)
     set_of = {row.image_id: combined.set_index(p) for p, row in enumerate(combined.table)}
     across = [pair for pair in shared if set_of[pair[0]] != set_of[pair[1]]]
     _refuse(across, "the val and test images")
+
+
+def _shared(
+    trained: Prepared | Combined,
+    trained_positions: list[int],
+    scored: Prepared | Combined,
+    scored_positions: list[int],
+) -> list[tuple[str, str]]:
+    """The image ids of pairs that are one picture, or show one lesion, on two sides."""
+    pictures = shared_pictures(trained, trained_positions, scored, scored_positions)
+    ours = [trained.table[position] for position in trained_positions]
+    theirs = [scored.table[position] for position in scored_positions]
+    return sorted({*pictures, *shared_lesions(ours, theirs)})
 
 
 def _refuse(shared: list[tuple[str, str]], what: str) -> None:
@@ -162,9 +175,10 @@ def _refuse(shared: list[tuple[str, str]], what: str) -> None:
     if shared:
         listed = ", ".join(f"{ours} = {theirs}" for ours, theirs in shared[:5])
         raise UserError(
-            f"{len({theirs for _, theirs in shared}):,} of {what} are in training, too ({listed}"
-            f"{' and more' if len(shared) > 5 else ''}): a score on them would mean nothing. Take "
-            "them out of one of the two data sets; --mode=audit with both as --source lists them."
+            f"{len({theirs for _, theirs in shared}):,} of {what} are in training, too, or show a "
+            f"lesion that is ({listed}{' and more' if len(shared) > 5 else ''}): a score on them "
+            "would mean nothing. Take them out of one of the two data sets; --mode=audit with both "
+            "as --source lists the pictures."
         )
 
 

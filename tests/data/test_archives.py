@@ -43,6 +43,23 @@ def test_unpacks_once_without_junk(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+def test_a_dot_before_each_path_hides_nothing(tmp_path):
+    archive = make_zip(tmp_path / "set.zip", {"./a/b.txt": b"b", "./.hidden": b"x"})
+    assert archives.zip_names(archive) == ["a/b.txt"]
+    assert contents(archives.unpack(archive, tmp_path / "cache")) == {"a/b.txt": b"b"}
+
+
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    archive = make_zip(tmp_path / "set.zip", {"a": b"1"})
+    monkeypatch.setattr(archives.zipfile, "ZipFile", refuse)
+    for use in (archives.zip_names, lambda path: archives.unpack(path, tmp_path / "cache")):
+        with pytest.raises(UserError, match=r"Cannot read .*set\.zip \(Permission denied\)"):
+            use(archive)
+
+
 def test_a_changed_zip_is_unpacked_anew(tmp_path):
     archive = make_zip(tmp_path / "set.zip", {"a": b"1"})
     first = archives.unpack(archive, tmp_path / "cache")
@@ -109,11 +126,20 @@ def test_an_understated_size_does_not_unpack_more(tmp_path):
     assert contents(tmp_path / "cache") == {}
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "encrypted"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "encrypted", "name", "lzma"])
 def test_damaged_zips_are_named_and_leave_nothing(tmp_path, damage):
     archive = make_zip(tmp_path / "bad.zip", {"a": b"content" * 50, "b": b"b"})
+    if damage == "lzma":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as opened:
+            opened.writestr("a", os.urandom(1000))
+    elif damage == "name":
+        make_zip(archive, {"\N{LATIN SMALL LETTER E WITH ACUTE}": b"a"})
     content = bytearray(archive.read_bytes())
-    if damage == "cut":
+    if damage == "lzma":
+        content[35] = 255  # the first of the coder's properties, which go up to 224
+    elif damage == "name":
+        content = content.replace("\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"\xff\xff")
+    elif damage == "cut":
         content = content[: len(content) // 2]
     elif damage == "flipped":
         content[content.index(b"content")] ^= 1
@@ -125,7 +151,7 @@ def test_damaged_zips_are_named_and_leave_nothing(tmp_path, damage):
     with pytest.raises(UserError, match=r"The zip .*bad\.zip"):
         archives.unpack(archive, tmp_path / "cache")
     assert contents(tmp_path / "cache") == {}
-    if damage in ("cut", "text"):
+    if damage in ("cut", "text", "name"):
         with pytest.raises(UserError, match=r"The zip .*bad\.zip"):
             archives.zip_names(archive)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skinjax.data.combined import Combined, shared_pictures
+from skinjax.data.combined import Combined, shared_lesions, shared_pictures
 from skinjax.data.records import prepare
 from skinjax.data.sources.example import CLASSES, Example
 from skinjax.data.sources.phantom import render
+from skinjax.data.table import Row
 
 PICTURES = [render(3, index, 60, 80)[0] for index in range(12)]
 
@@ -83,6 +84,16 @@ def test_a_class_that_stands_for_several_teaches_none(make):
     first = make("one", {"a": PICTURES[0]})
     second = make("two", {"b": PICTURES[1]}, ["benign"], ("benign", "malignant"))
     assert Combined([first, second]).table[1].label is None
+
+
+def test_shared_lesions_are_told_by_their_names_in_the_archive_alone():
+    def rows(**lesions):
+        return [Row(image_id, lesion_id, None, None, {}) for image_id, lesion_id in lesions.items()]
+
+    first = rows(a="HAM_0000118", b="7", c="BCN_0000001", d="d")
+    second = rows(e="isic2019/HAM_0000118", f="isic2019/ham_0000118", g="two/7", h="BCN_0000002")
+    assert shared_lesions(first, second) == [("a", "e"), ("a", "f")]
+    assert shared_lesions(second, first) == [("e", "a"), ("f", "a")]
 
 
 def test_shared_pictures_are_told_by_number_and_by_content(make):

@@ -691,6 +691,21 @@ def test_fingerprint_follows_the_content(tmp_path):
     assert len(set(seen)) == len(seen)
 
 
+def test_fingerprint_follows_what_a_file_that_is_not_used_makes_of_the_rows(tmp_path):
+    numbers = [f"data/{'mel' if i % 2 else 'nevus'}/{i}.jpg" for i in range(120)]
+    folder = write(tmp_path / "set", *numbers, "logo.png")
+
+    def opened():
+        source = FolderSource(folder, tmp_path / "cache", masks=False)
+        return source.classes, source.fingerprint()
+
+    before, first = opened()
+    (folder / "logo.png").unlink()
+    after, second = opened()
+    assert before != after == ("mel", "nevus")
+    assert first != second
+
+
 def test_junk_is_left_alone(tmp_path):
     folder = write(tmp_path / "set", "images/1.jpg", "masks/1.png")
     write(folder, "images/._1.jpg", "__MACOSX/images/1.jpg", "masks/Thumbs.db", "readme.md")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -131,10 +132,17 @@ def test_another_content_size_or_code_is_prepared_anew(tmp_path, monkeypatch):
     assert prepare(Memory(files_of()), tmp_path, 100).directory != first.directory
 
 
-def test_the_code_digest_covers_what_decides_the_content():
+@pytest.mark.parametrize(
+    "module", ["records.py", "images.py", "near_duplicates.py", "sources/ham10000.py"]
+)
+def test_the_code_digest_covers_what_decides_the_content(tmp_path, monkeypatch, module):
+    copy = shutil.copytree(Path(records.__file__).parent, tmp_path / "data")
+    monkeypatch.setattr(records, "__file__", str(copy / "records.py"))
     digest = records._code_digest()
-    assert len(digest) == 64
     assert records._code_digest() == digest
+    with (copy / module).open("a") as file:
+        file.write("#")
+    assert records._code_digest() != digest
 
 
 def test_pictures_are_reduced_and_masks_are_not(tmp_path):
@@ -345,11 +353,25 @@ def test_a_damaged_or_missing_description_is_named(tmp_path):
     about.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=r"index\.csv does not fit its records"):
         Prepared(prepared.directory)
-    about.write_text("{")
-    with pytest.raises(UserError, match="no prepared data set that can be read: delete the folder"):
-        Prepared(prepared.directory)
-    about.unlink()
-    with pytest.raises(UserError, match="no prepared data set that can be read: delete the folder"):
+    for content in (b"{", b"[]", b"{}", b"\xff"):
+        about.write_bytes(content)
+        with pytest.raises(UserError, match=NOT_READ):
+            Prepared(prepared.directory)
+
+
+NOT_READ = r"no prepared data set that can be read \(.*\): delete the folder"
+
+
+@pytest.mark.parametrize("name", ["prepared.json", "index.csv", "thumbnails.npy"])
+@pytest.mark.parametrize("kept", [None, 0, 0.5])
+def test_a_part_that_is_missing_or_cut_short_is_named(tmp_path, name, kept):
+    prepared = prepare(Memory(files_of(12)), tmp_path, 100)
+    path = prepared.directory / name
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError, match=rf"{NOT_READ}|does not fit its records: delete the folder"):
         Prepared(prepared.directory)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skinjax.data.audit import random_split_leak
+from skinjax.data.audit import _too_many, random_split_leak
+from skinjax.data.findings import Finding
 from skinjax.data.sources.example import CLASSES, Example
 from skinjax.data.sources.phantom import render
 from skinjax.errors import UserError
@@ -152,6 +153,17 @@ def test_damage_is_found(what, ham, tmp_path):
     assert set(told) == expected
     assert is_clean is not STOPS[what]
     assert finding in page
+
+
+def test_pictures_that_are_broken_in_several_ways_are_counted_together():
+    def stops(total, *kinds):
+        findings = [Finding("a", kind, "", left_out=True) for kind in kinds for _ in range(6)]
+        return [finding.detail for finding in _too_many(findings, total, "root")]
+
+    (told,) = stops(1000, "image: empty file", "image: does not decode")
+    assert told.startswith("image: broken: 12 of 1,000")
+    assert stops(1000, "image: empty file", "image has no mask") == []
+    assert len(stops(500, "image: empty file", "image has no mask")) == 2
 
 
 def test_copies_are_told_by_where_they_stand(ham, tmp_path):

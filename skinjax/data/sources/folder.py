@@ -119,11 +119,20 @@ class FolderSource(Tallied):
         self._tally.log()
 
     def fingerprint(self) -> str:
-        """Digests the table's content, the files' paths, sizes and times, and the columns."""
+        """Digests the table's content, the files' paths, sizes and times, the columns, the rows.
+
+        What a row says can hang on files that are not used: a picture beside the folders of the
+        classes makes them folders of one class.
+        """
         used = [self._pictures[path] for path in self._rows]
         used += [self._pictures[self._masks_of[p]] for p in self._rows if p in self._masks_of]
         tables = [self._table_file] if self._table_file else []
-        return fingerprint(tables, used, *(f"{key}={name}" for key, name in self._columns.items()))
+        columns = [f"{key}={name}" for key, name in self._columns.items()]
+        rows = [
+            f"{self._ids[path]}\n{row.label}\n{row.group}\n{row.part}"
+            for path, row in sorted(self._rows.items())
+        ]
+        return fingerprint(tables, used, *columns, *rows)
 
     def examples(self) -> list[Example]:
         """Returns all examples, ordered by image id."""

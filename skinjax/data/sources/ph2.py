@@ -7,6 +7,7 @@ dermoscopic pictures of melanocytic lesions with outlines, from the Hospital Ped
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,18 @@ _MASK = re.compile(r"(imd\d+)_lesion\.(?:bmp|png|jpe?g|tiff?)", re.IGNORECASE)
 _MASK_FOLDER = re.compile(r"masks?|lesions?|imd\d+_lesion", re.IGNORECASE)
 _ROI_FOLDER = re.compile(r"imd\d+_roi", re.IGNORECASE)
 _TABLE = re.compile(r"ph2_dataset\.(txt|xlsx)", re.IGNORECASE)
+# What openpyxl says of a file that is no spreadsheet, or a damaged one.
+_SHEET_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OSError,
+    SyntaxError,
+)
 
 
 @dataclass(frozen=True)
@@ -271,7 +284,7 @@ def _sheet_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
             ]
         finally:
             book.close()
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
+    except _SHEET_ERRORS as error:
         raise UserError(
             f"{path} cannot be read as a spreadsheet ({error}): get it again, or use "
             "PH2_dataset.txt."

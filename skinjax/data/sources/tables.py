@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator
 
+from skinjax.data.archives import unreadable
 from skinjax.errors import UserError
 
 
@@ -16,7 +17,7 @@ def read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
       The number of a row's last line and its values by column, both without spaces around them.
 
     Raises:
-      UserError: A row has more or fewer columns than the header, or it is no table.
+      UserError: A row has more or fewer columns than the header, it is no table, or cannot be read.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -32,6 +33,8 @@ def read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
                 yield reader.line_num, {key.strip(): value.strip() for key, value in row.items()}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no table ({error}): download it again.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def require_columns(path: str, row: dict[str, str], columns: Iterable[str]) -> None:
