@@ -27,7 +27,8 @@ make_environment $(find_extras "$@")
 set -- --mode=export "$@"
 if [[ -n $dry_run ]]; then
   quoted "$python" -I -m pip install --quiet --no-deps --target "$packages" --requirement "$list"
-  quoted PYTHONPATH="$packages" "$python" -m skinjax.main "$@"
+  printf 'PYTHONPATH=%s ' "$(quoted "$packages")"
+  quoted "$python" -m skinjax.main "$@"
   exit
 fi
 if [[ ! -f $packages/launch-state || $(<"$packages/launch-state") != "$(converter)" ]]; then

@@ -148,8 +148,7 @@ start() {
 }
 
 follow() {
-  # What ends it may be the connection: how the training ended is asked for.
-  on_workers 0 "$clone/launch/worker.sh follow" || say "skinjax: the connection to $name is lost."
+  on_workers 0 "$clone/launch/worker.sh follow"
 }
 
 give_up() {
@@ -159,6 +158,10 @@ give_up() {
 
 train() {
   local failures=0 look="$clone/launch/worker.sh status"
+  # What lies on the slice goes with it, when it is preempted and when the training is complete.
+  if [[ " ${arguments[*]-}" != *" --workdir=gs://"* ]]; then
+    mistake "after the -- comes a run in a bucket, as --workdir=gs://BUCKET/RUN: the slice is deleted."
+  fi
   while true; do
     create
     ask none on_workers 0 "$look"
@@ -168,7 +171,8 @@ train() {
     elif [[ $answer != running ]] && ! start; then
       answer=126
     else
-      follow
+      # What ends it may be the connection: how the training ended is asked for.
+      follow || say "skinjax: the connection to $name is lost."
       ask 0 on_workers 0 "$look"
       if [[ -n $dry_run ]]; then
         echo "# where the slice is preempted: the next command, and all from the first on again"

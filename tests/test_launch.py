@@ -293,7 +293,9 @@ def test_onnx_lays_its_converter_beside_once_and_hands_on(clone):
     exported = f"{command} <--output=model.onnx>"
     assert clone.take_notes() == ["pip .", listed, exported, exported]
     told = clone.run("launch/onnx.sh", "--dry-run", "--workdir=W")
-    assert told.stdout.endswith("-m skinjax.main --mode=export --workdir=W\n")
+    folder, python = f"'{clone.root}/.venv-onnx'", f"'{clone.root}/.venv/bin/python'"
+    last = f"PYTHONPATH={folder} {python} -m skinjax.main --mode=export --workdir=W"
+    assert told.stdout.splitlines()[-1] == last
     assert (told.returncode, clone.take_notes()) == (0, [])
     with (clone.root / "launch" / "onnx.txt").open("a") as file:
         file.write("# changed\n")

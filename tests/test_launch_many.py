@@ -405,6 +405,8 @@ def test_a_training_that_crashes_again_and_again_is_left(tracked):
         ("create", ["--name=n", "--zone=z", "--type=v9-8"], "--runtime is missing"),
         ("run", ["--name=n", "--zone=z", "--data=/d"], "not in a bucket"),
         ("run", ["--name=n", "--zone=z", "--workdir=r"], "comes after a --"),
+        ("train", [*TRAIN, "--", "--config=c.py", "--workdir=r"], "--workdir=gs://BUCKET/RUN"),
+        ("train", TRAIN, "--workdir=gs://BUCKET/RUN"),
     ],
 )
 def test_a_mistaken_flag_is_told(tracked, command, arguments, words):
