@@ -85,10 +85,9 @@ def _evaluation_folder(path: Path, name: str) -> Path:
     Raises:
         UserError: where there is no such evaluation.
     """
-    if (path / "metrics.json").is_file():
-        return path
-    folder = path / "evaluate" / name
-    if any((folder / table).is_file() for table in TABLES.values()):
+    folder = path if (path / "metrics.json").is_file() else path / "evaluate" / name
+    is_finished = (folder / "metrics.json").is_file()
+    if is_finished and any((folder / table).is_file() for table in TABLES.values()):
         return folder
     raise UserError(
         f"{folder} holds no evaluation: run --mode=evaluate --workdir={path} "

@@ -46,7 +46,6 @@ def evaluate(
     name = evaluation_name(split, dataset, tta, None if run.is_best else run.step)
     name += "".join(f"-with-{_tell_apart(other, workdir)}" for other in others)
     output = workdir / "evaluate" / name
-    output.mkdir(parents=True, exist_ok=True)
     score = evaluate_masks if run.config.task == "segmentation" else evaluate_classes
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"

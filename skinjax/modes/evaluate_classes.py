@@ -13,7 +13,7 @@ from skinjax.data.classes import ClassMatch, match_classes
 from skinjax.data.images import decode_image
 from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
-from skinjax.modes.evaluations import skin_angle, table_text
+from skinjax.modes.evaluations import begin, skin_angle, table_text
 from skinjax.modes.inference import Member, TrainedRun
 from skinjax.modes.workdir import calibration_path, read_calibration, write_text
 from skinjax.progress import progress
@@ -87,7 +87,7 @@ def evaluate_classes(
 
     if is_main():
         _write(run, classes, positions, labels, raw, probabilities, output)
-    summary = _summary(result, classes)
+    summary = _summary(result)
     if run.classes != run.prepared.classes:
         told = match.describe(run.classes, run.prepared.classes)
         summary = f"classes in which both are told:\n{told}\n{summary}"
@@ -105,6 +105,7 @@ def _write(
     output: Path,
 ) -> None:
     """Writes predictions.csv and four pictures of probabilities, calibrated and raw, [N, K]."""
+    begin(output)
     predicted = probabilities.argmax(1)
     table = _predictions_csv(run, classes, positions, labels, probabilities)
     write_text(output / "predictions.csv", table)
@@ -218,9 +219,11 @@ def _calibration(
     match = match_classes(own.classes, own.prepared.classes)
     positions = _scorable(own, match, own.positions("val"))
     if alone and scored is not None and positions == scored[0]:
-        _, outputs, labels = scored
+        _, outputs, _ = scored
     else:
-        outputs, labels = _predictions(own, match, positions, "calibrating on val")
+        outputs, _ = _predictions(own, match, positions, "calibrating on val")
+    # Among the model's classes, of which the data may lack some by now.
+    labels = np.array([own.classes.index(own.prepared.table[p].label or "") for p in positions])
     log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
@@ -236,8 +239,11 @@ def _calibration(
     }
     if is_main():
         path = calibration_path(member.workdir, member.step, run.tta)
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, json.dumps(calibration, indent=2) + "\n")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, json.dumps(calibration, indent=2) + "\n")
+        except OSError as error:  # of a run that is averaged with one's own, and is another's
+            logging.warning("%s is not kept (%s), and made anew each time.", path, error.strerror)
     return calibration
 
 
@@ -287,7 +293,7 @@ def _mistake(
     )
 
 
-def _summary(result: dict[str, Any], classes: tuple[str, ...]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     def interval(key: str) -> str:
         value, low, high = (result[name] for name in (key, f"{key}_low", f"{key}_high"))
         if value is None:
@@ -303,5 +309,5 @@ def _summary(result: dict[str, Any], classes: tuple[str, ...]) -> str:
         f"  ECE                {interval('ece')}, at temperature {temperature}\n"
         f"  baseline: always saying the most frequent class has accuracy "
         f"{result['majority_accuracy']:.3f}, and "
-        f"balanced accuracy {1 / len(classes):.3f}"
+        f"balanced accuracy {result['majority_balanced_accuracy']:.3f}"
     )

@@ -13,7 +13,7 @@ from skinjax.data.images import decode_image, decode_mask, unfit
 from skinjax.data.records import Prepared
 from skinjax.engine.distributed import is_main, tell_all
 from skinjax.errors import UserError
-from skinjax.modes.evaluations import skin_angle, table_text, write_mask
+from skinjax.modes.evaluations import begin, skin_angle, table_text, write_mask
 from skinjax.modes.inference import TrainedRun
 from skinjax.modes.workdir import write_text
 from skinjax.progress import progress
@@ -44,6 +44,8 @@ def evaluate_masks(
     # Of several processes, each scores every so many-th picture.
     own = slice(jax.process_index(), None, jax.process_count())
     own_scores: list[tuple[dict[str, float], str]] = []
+    if is_main():
+        begin(output)
     with (
         ThreadPoolExecutor(config.data.num_threads) as pool,
         progress(f"evaluating {output.name}", len(positions[own]), shown=is_main()) as update,

@@ -16,6 +16,7 @@ from skinjax.data.images import BrokenPicture, decode_image, decode_mask, fit_ma
 from skinjax.data.records import Prepared
 from skinjax.data.table import Row
 from skinjax.errors import UserError
+from skinjax.modes.workdir import make_folder
 from skinjax.tasks.skin_tone import individual_typology_angle
 
 TABLES = {"segmentation": "per_image.csv", "classification": "predictions.csv"}
@@ -62,6 +63,24 @@ class Evaluation:
                 f"{path} cannot be read ({error.strerror}): evaluate the run again, which writes "
                 "it anew."
             ) from error
+
+
+def begin(folder: Path) -> None:
+    """Makes an evaluation's folder, and ends the one that it holds, whose files are replaced.
+
+    To be called right before the first file is written. What is stopped after it has no
+    metrics.json, so that no figures are read beside another evaluation's table or masks.
+
+    Raises:
+        UserError: where the folder cannot be written.
+    """
+    make_folder("workdir", folder)
+    try:
+        (folder / "metrics.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): copy the run to a folder of your own."
+        ) from error
 
 
 def table_text(header: Sequence[str], values: Sequence[Sequence[Any]], rows: Sequence[Row]) -> str:

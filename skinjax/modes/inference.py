@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from skinjax.tasks.views import check_tta
 PyTree = Any
 
 # What runs must have in common to see the same batch.
-_SHARED_FIELDS = ("task", "image_size", "fit")
+_SHARED_FIELDS = ("task", "image_size", "fit", "data.size")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +156,7 @@ def _check_together(first: Member, other: Member) -> None:
     """
     told = f"{first.workdir} and {other.workdir} cannot be averaged"
     for key in _SHARED_FIELDS:
-        ours, theirs = first.config[key], other.config[key]
+        ours, theirs = map(operator.attrgetter(key), (first.config, other.config))
         if ours != theirs:
             raise UserError(
                 f"{told}: config.{key} is {ours!r} in the first and {theirs!r} in the second. Name "

@@ -91,14 +91,14 @@ class _Classes:
         frequent = f"{figures['majority_accuracy']:.3f}"
         rows = [
             ("AUROC, mean over classes", value("auroc"), "0.5"),
-            ("balanced accuracy", value("balanced_accuracy"), f"{1 / len(self._classes):.3f}"),
+            ("balanced accuracy", value("balanced_accuracy"), value("majority_balanced_accuracy")),
             ("accuracy", value("accuracy"), frequent),
             ("F1, mean over classes", value("f1_macro"), NO_VALUE),
             ("accuracy by lesion", value("lesion_accuracy"), NO_VALUE),
             (
                 "balanced accuracy by lesion",
                 value("lesion_balanced_accuracy"),
-                f"{1 / len(self._classes):.3f}",
+                value("majority_balanced_accuracy"),
             ),
             ("expected calibration error", value("ece"), "0 is best"),
             ("Brier score", value("brier"), "0 is best"),

@@ -44,9 +44,9 @@ def figures(
       there are; 'auroc', the mean of each class's against the rest; 'f1_macro' over the classes
       that there are or were predicted; 'log_loss', 'brier' and 'ece', see `calibration`;
       'melanoma_specificity_at_95_sensitivity', the best that a threshold chosen on these very
-      images gives; 'majority_accuracy', what always saying their most
-      frequent class scores; 'lesion_accuracy' and
-      'lesion_balanced_accuracy', the probabilities of a lesion's pictures averaged; for each class
+      images gives; 'majority_accuracy' and 'majority_balanced_accuracy', what always saying their
+      most frequent class scores; 'lesion_accuracy' and 'lesion_balanced_accuracy', the
+      probabilities of a lesion's pictures averaged; for each class
       auroc/CLASS, recall/CLASS, precision/CLASS and average_precision/CLASS. And 95% intervals by a
       bootstrap over lesions, as NAME_low and NAME_high, for accuracy, balanced_accuracy, auroc,
       auroc/mel and ece. That of ece lies high, and above the figure itself where a model is well
@@ -67,6 +67,7 @@ def figures(
         "balanced_accuracy": _balanced_accuracy(labels, predicted),
         "f1_macro": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
         "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+        "majority_balanced_accuracy": 1 / len(np.unique(labels)),
     }
     values |= calibration_figures(probabilities, labels)
     undefined: dict[str, str] = {}

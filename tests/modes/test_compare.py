@@ -17,6 +17,7 @@ def write_masks(workdir, jaccards, first_id=0, name="test"):
     for i, jaccard in enumerate(jaccards, first_id):
         rows.append([f"i{i}", f"l{i // 2}", jaccard, jaccard, jaccard, 0.5])
     write(workdir / "evaluate" / name / "per_image.csv", rows)
+    (workdir / "evaluate" / name / "metrics.json").write_text("{}")
     return workdir
 
 
@@ -134,13 +135,23 @@ def test_several_runs_a_side_are_averaged(tmp_path, capsys):
 def test_two_evaluations_of_one_run_are_compared_by_their_folders(tmp_path):
     run = write_masks(tmp_path / "a", [0.5] * 8)
     write_masks(tmp_path / "a", [0.6] * 8, name="test-tta")
-    for folder in (run / "evaluate").iterdir():
-        (folder / "metrics.json").write_text("{}")
     difference = compare([run], [run / "evaluate" / "test-tta"])["jaccard"]
     assert (difference.first, difference.second) == (0.5, 0.6)
     # A folder stands for itself, whatever else is asked for; a run for what is asked.
     difference = compare([run / "evaluate" / "test"], [run], tta="flips")["jaccard"]
     assert (difference.first, difference.second) == (0.5, 0.6)
+
+
+def test_an_evaluation_that_was_not_finished_is_not_compared(tmp_path):
+    run, other = (write_masks(tmp_path / name, [0.5] * 8) for name in "ab")
+    folder = other / "evaluate" / "test"
+    (folder / "metrics.json").unlink()
+    with pytest.raises(UserError, match="holds no evaluation"):
+        compare([run], [other])
+    (folder / "metrics.json").write_text("{}")
+    (folder / "per_image.csv").unlink()
+    with pytest.raises(UserError, match="holds no evaluation"):
+        compare([run], [folder])
 
 
 def test_the_command_line_tells_two_runs_or_two_sides_apart(tmp_path):
