@@ -182,11 +182,18 @@ def list_evaluations(workdir: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: where one is damaged.
     """
-    found = []
-    for path in sorted((workdir / "evaluate").glob("*/metrics.json")):
-        try:
-            figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is damaged ({error}): evaluate again.") from error
-        found.append((path.parent.name, figures))
-    return found
+    paths = sorted((workdir / "evaluate").glob("*/metrics.json"))
+    return [(path.parent.name, read_figures(path)) for path in paths]
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """The figures of a metrics.json.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    try:
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, and evaluate again.") from error
+    return figures
