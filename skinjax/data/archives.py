@@ -75,7 +75,9 @@ def disk_error(folder: Path, error: Exception) -> UserError:
 
 def unreadable(path: str | Path, error: OSError) -> UserError:
     """The UserError for a file of the user's that cannot be read."""
-    return UserError(f"Cannot read {path} ({error.strerror or error}): make it readable.")
+    return UserError(
+        f"Cannot read {path} ({error.strerror or error}): check that it is there and can be read."
+    )
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ class Prepared:
             self.has_lesion_ids: bool = about["has_lesion_ids"]
             self.notes: list[str] = about["notes"]
             self.size: int = about["size"]
-            shards: list[dict[str, Any]] = about["shards"]
+            shards = [(s["file"], s["bytes"], s["num_examples"]) for s in about["shards"]]
             self.table: list[Row] = read_table(self.directory / _INDEX)
             self._thumbnails = np.load(self.directory / _THUMBNAILS, mmap_mode="r")
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -80,12 +80,12 @@ class Prepared:
             ) from error
         self._shards: list[Path] = []
         self._starts: list[int] = [0]
-        for shard in shards:
-            path = self.directory / shard["file"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        for file, num_bytes, num_examples in shards:
+            path = self.directory / file
+            if not path.is_file() or path.stat().st_size != num_bytes:
                 raise UserError(f"The records {path} are damaged or missing: {mend}.")
             self._shards.append(path)
-            self._starts.append(self._starts[-1] + shard["num_examples"])
+            self._starts.append(self._starts[-1] + num_examples)
         files = [str(path) for path in self._shards]
         try:
             self._records = grain.sources.ArrayRecordDataSource(files)

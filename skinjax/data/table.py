@@ -45,11 +45,13 @@ def read_table(path: Path) -> list[Row]:
       ValueError: It is damaged.
     """
     with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        keys = [column.removeprefix("metadata.") for column in header[len(_COLUMNS) :]]
-        rows = []
-        for image_id, lesion_id, label, part, *values in reader:
-            metadata = {key: value for key, value in zip(keys, values, strict=True) if value}
-            rows.append(Row(image_id, lesion_id, label or None, part or None, metadata))
-        return rows
+        try:
+            header, *lines = list(csv.reader(file)) or [[]]
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+    keys = [column.removeprefix("metadata.") for column in header[len(_COLUMNS) :]]
+    rows = []
+    for image_id, lesion_id, label, part, *values in lines:
+        metadata = {key: value for key, value in zip(keys, values, strict=True) if value}
+        rows.append(Row(image_id, lesion_id, label or None, part or None, metadata))
+    return rows

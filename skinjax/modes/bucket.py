@@ -7,6 +7,7 @@ the bucket holds is never behind its newest checkpoint.
 """
 
 import contextlib
+import fnmatch
 import functools
 import hashlib
 import json
@@ -100,6 +101,10 @@ def _publish(workdir: Path) -> None:
     files = [path for path in workdir.rglob("*") if path.is_file()]
     names = {path.relative_to(workdir).as_posix(): path for path in files}
     with _told(address):
+        # An evaluation that was begun anew and stopped has no figures, in the bucket neither.
+        for name in [name for name in digests if name not in names and _is_figures(name)]:
+            _blob(address, name).delete()
+            del digests[name]
         # Last what makes it a run.
         for name in sorted(names, key=lambda name: (name == "config.json", name)):
             content = names[name].read_bytes()
@@ -107,6 +112,10 @@ def _publish(workdir: Path) -> None:
                 _blob(address, name).upload_from_string(content, "application/octet-stream")
                 digests[name] = _digest(content)
     _write_note(workdir, address, digests)
+
+
+def _is_figures(name: str) -> bool:
+    return fnmatch.fnmatch(name, "evaluate/*/metrics.json")
 
 
 def checkpoints_folder(workdir: Path) -> Path | epath.Path:

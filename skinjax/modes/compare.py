@@ -85,12 +85,13 @@ def _evaluation_folder(path: Path, name: str) -> Path:
     Raises:
         UserError: where there is no such evaluation.
     """
-    folder = path if (path / "metrics.json").is_file() else path / "evaluate" / name
+    is_one = (path / "metrics.json").is_file() or path.absolute().parent.name == "evaluate"
+    workdir, folder = (path.parent.parent, path) if is_one else (path, path / "evaluate" / name)
     is_finished = (folder / "metrics.json").is_file()
     if is_finished and any((folder / table).is_file() for table in TABLES.values()):
         return folder
     raise UserError(
-        f"{folder} holds no evaluation: run --mode=evaluate --workdir={path} "
+        f"{folder} holds no evaluation that was finished: run --mode=evaluate --workdir={workdir} "
         "with the same --split, --dataset and --tta first."
     )
 

@@ -1,6 +1,7 @@
 """Evaluation: a saved checkpoint over a whole split, written to the run's folder."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
 from skinjax.modes.evaluate_classes import evaluate_classes
 from skinjax.modes.evaluate_masks import evaluate_masks
-from skinjax.modes.evaluations import TABLES, read_figures, read_rows
+from skinjax.modes.evaluations import TABLES, read_rows
 from skinjax.modes.inference import TrainedRun
 from skinjax.modes.workdir import evaluation_name, write_text
 
@@ -40,8 +41,7 @@ def evaluate(
 
     Raises:
         UserError: where a run, the checkpoint, the split or the data is not there, runs do not go
-            together, one was trained on the images, or an evaluation of something else would be
-            replaced.
+            together, one was trained on the images, or an evaluation of others would be replaced.
     """
     part = split or ("all" if dataset else "test")
     run = TrainedRun(workdir, checkpoint, tta, dataset, source, others, split=part)
@@ -50,7 +50,7 @@ def evaluate(
     name += "".join(f"-with-{_tell_apart(other, workdir)}" for other in others)
     output = workdir / "evaluate" / name
     image_ids = {run.prepared.table[position].image_id for position in positions}
-    on_main(lambda: _check_replaced(output, image_ids, [member.workdir for member in run.members]))
+    on_main(lambda: _make_folder(output, image_ids))
     score = evaluate_masks if run.config.task == "segmentation" else evaluate_classes
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
@@ -77,31 +77,31 @@ def evaluate(
     return figures
 
 
-def _check_replaced(output: Path, image_ids: set[str], workdirs: list[Path]) -> None:
-    """Refuses to replace an evaluation of other images or of other runs, if it has the same name.
+def _make_folder(output: Path, image_ids: set[str]) -> None:
+    """Makes an evaluation's folder, unless one of other images is there, which keeps it.
 
     One of some of these images is replaced: the data set has grown.
 
     Raises:
-        UserError: with what it holds.
+        UserError: with what the folder holds, or that it cannot be written.
     """
-    path = output / "metrics.json"
-    if not path.is_file():
-        return
-    figures = read_figures(path)
-    averaged = [Path(member["workdir"]) for member in figures.get("averaged", [])]
-    if averaged and [p.resolve() for p in averaged] != [p.resolve() for p in workdirs]:
-        holds = f"the average of {' and '.join(map(str, averaged))}"
-    else:
+    if (output / "metrics.json").is_file():
         tables = [output / table for table in TABLES.values() if (output / table).is_file()]
         rows = [row for table in tables for row in read_rows(table.read_text(encoding="utf-8"))]
         others = [row["image_id"] for row in rows if row["image_id"] not in image_ids]
-        if not others:
-            return
-        holds = f"other images ({len(others):,} that are not among these, as {others[0]})"
-    raise UserError(
-        f"{output} is an evaluation of {holds}: move the folder away, so that it is not replaced."
-    )
+        if others:
+            raise UserError(
+                f"{output} is an evaluation of other images ({len(others):,} that are not among "
+                f"these, as {others[0]}): move the folder away, so that it is not replaced."
+            )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{output} cannot be written ({error.strerror}): copy the run to a folder of your own."
+        ) from error
 
 
 def _tell_apart(other: Path, workdir: Path) -> str:

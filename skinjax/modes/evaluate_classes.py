@@ -222,8 +222,7 @@ def _calibration(
         _, outputs, _ = scored
     else:
         outputs, _ = _predictions(own, match, positions, "calibrating on val")
-    # Among the model's classes, of which the data may lack some by now.
-    labels = np.array([own.classes.index(own.prepared.table[p].label or "") for p in positions])
+    labels = np.array([_own_label(own, match, position) for position in positions])
     log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)
     threshold = None
@@ -245,6 +244,17 @@ def _calibration(
         except OSError as error:  # of a run that is averaged with one's own, and is another's
             logging.warning("%s is not kept (%s), and made anew each time.", path, error.strerror)
     return calibration
+
+
+def _own_label(own: TrainedRun, match: ClassMatch, position: int) -> int:
+    """An image's class among the model's, of which the run's own data may lack some by now.
+
+    It may also name one in another way than it did.
+    """
+    name = own.prepared.table[position].label or ""
+    if name in own.classes:
+        return own.classes.index(name)
+    return match.of_model.index(match.of_data[own.prepared.classes.index(name)])
 
 
 def _predictions_csv(

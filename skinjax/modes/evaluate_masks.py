@@ -11,7 +11,7 @@ import numpy as np
 from skinjax.data.combined import Combined
 from skinjax.data.images import decode_image, decode_mask, unfit
 from skinjax.data.records import Prepared
-from skinjax.engine.distributed import is_main, tell_all
+from skinjax.engine.distributed import is_main, on_main, tell_all
 from skinjax.errors import UserError
 from skinjax.modes.evaluations import begin, skin_angle, table_text, write_mask
 from skinjax.modes.inference import TrainedRun
@@ -44,8 +44,7 @@ def evaluate_masks(
     # Of several processes, each scores every so many-th picture.
     own = slice(jax.process_index(), None, jax.process_count())
     own_scores: list[tuple[dict[str, float], str]] = []
-    if is_main():
-        begin(output)
+    on_main(lambda: begin(output))
     with (
         ThreadPoolExecutor(config.data.num_threads) as pool,
         progress(f"evaluating {output.name}", len(positions[own]), shown=is_main()) as update,

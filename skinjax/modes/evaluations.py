@@ -16,7 +16,6 @@ from skinjax.data.images import BrokenPicture, decode_image, decode_mask, fit_ma
 from skinjax.data.records import Prepared
 from skinjax.data.table import Row
 from skinjax.errors import UserError
-from skinjax.modes.workdir import make_folder
 from skinjax.tasks.skin_tone import individual_typology_angle
 
 TABLES = {"segmentation": "per_image.csv", "classification": "predictions.csv"}
@@ -66,21 +65,12 @@ class Evaluation:
 
 
 def begin(folder: Path) -> None:
-    """Makes an evaluation's folder, and ends the one that it holds, whose files are replaced.
+    """Ends the evaluation that a folder holds, whose files are about to be replaced.
 
-    To be called right before the first file is written. What is stopped after it has no
-    metrics.json, so that no figures are read beside another evaluation's table or masks.
-
-    Raises:
-        UserError: where the folder cannot be written.
+    What is stopped after it has no metrics.json, so that no figures are read beside another
+    evaluation's table or masks.
     """
-    make_folder("workdir", folder)
-    try:
-        (folder / "metrics.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): copy the run to a folder of your own."
-        ) from error
+    (folder / "metrics.json").unlink(missing_ok=True)
 
 
 def table_text(header: Sequence[str], values: Sequence[Sequence[Any]], rows: Sequence[Row]) -> str:
@@ -182,18 +172,11 @@ def list_evaluations(workdir: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: where one is damaged.
     """
-    paths = sorted((workdir / "evaluate").glob("*/metrics.json"))
-    return [(path.parent.name, read_figures(path)) for path in paths]
-
-
-def read_figures(path: Path) -> dict[str, Any]:
-    """The figures of a metrics.json.
-
-    Raises:
-        UserError: where it is damaged.
-    """
-    try:
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): delete it, and evaluate again.") from error
-    return figures
+    found = []
+    for path in sorted((workdir / "evaluate").glob("*/metrics.json")):
+        try:
+            figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is damaged ({error}): evaluate again.") from error
+        found.append((path.parent.name, figures))
+    return found

@@ -353,7 +353,7 @@ def test_a_damaged_or_missing_description_is_named(tmp_path):
     about.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=r"index\.csv does not fit its records"):
         Prepared(prepared.directory)
-    for content in (b"{", b"[]", b"{}", b"\xff"):
+    for content in (b"{", b"[]", b"{}", b"\xff", json.dumps(changed | {"shards": [{}]}).encode()):
         about.write_bytes(content)
         with pytest.raises(UserError, match=NOT_READ):
             Prepared(prepared.directory)
@@ -372,6 +372,14 @@ def test_a_part_that_is_missing_or_cut_short_is_named(tmp_path, name, kept):
     if kept is not None:
         path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(UserError, match=rf"{NOT_READ}|does not fit its records: delete the folder"):
+        Prepared(prepared.directory)
+
+
+def test_a_table_whose_quote_takes_in_all_that_follows_is_named(tmp_path):
+    prepared = prepare(Memory(files_of(12)), tmp_path, 100)
+    path = prepared.directory / "index.csv"
+    path.write_bytes(b'"' + path.read_bytes() * 1000)  # more than csv takes for one field
+    with pytest.raises(UserError, match=NOT_READ):
         Prepared(prepared.directory)
 
 

@@ -80,6 +80,17 @@ def test_only_what_has_changed_here_is_written(server):
     assert contents(server) == {"metrics.jsonl": b"1\n2\n", "new": b"n"}
 
 
+def test_an_evaluation_that_was_begun_anew_and_stopped_has_no_figures(server):
+    server.put("runs/one/evaluate/test/metrics.json", b"{}", {})
+    server.put("runs/one/evaluate/test/per_image.csv", b"old", {})
+    server.put("runs/one/splits.csv", b"s", {})
+    with bucket.opened(RUN) as copy:
+        (copy / "evaluate" / "test" / "metrics.json").unlink()
+        (copy / "evaluate" / "test" / "per_image.csv").write_text("new")
+        (copy / "splits.csv").unlink()  # nothing else is ever deleted there
+    assert contents(server) == {"evaluate/test/per_image.csv": b"new", "splits.csv": b"s"}
+
+
 def test_each_process_brings_back_what_it_wrote_but_the_first_alone_publishes(server, monkeypatch):
     """Of an evaluation each writes the masks of its share into a copy of its own."""
     monkeypatch.setattr(bucket.jax, "process_index", lambda: 1)

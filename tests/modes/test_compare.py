@@ -146,12 +146,15 @@ def test_an_evaluation_that_was_not_finished_is_not_compared(tmp_path):
     run, other = (write_masks(tmp_path / name, [0.5] * 8) for name in "ab")
     folder = other / "evaluate" / "test"
     (folder / "metrics.json").unlink()
-    with pytest.raises(UserError, match="holds no evaluation"):
-        compare([run], [other])
+    told = f"{folder} holds no evaluation that was finished: .* --workdir={other} "
+    for named in (other, folder):
+        with pytest.raises(UserError, match=told):
+            compare([run], [named])
     (folder / "metrics.json").write_text("{}")
     (folder / "per_image.csv").unlink()
-    with pytest.raises(UserError, match="holds no evaluation"):
-        compare([run], [folder])
+    for named in (other, folder):
+        with pytest.raises(UserError, match=told):
+            compare([run], [named])
 
 
 def test_the_command_line_tells_two_runs_or_two_sides_apart(tmp_path):

@@ -76,6 +76,16 @@ def test_what_is_chosen_on_val_is_of_the_models_own_classes(run_whose_data_lost_
     assert json.loads(calibration_path(tmp_path, 7, "").read_text()) == chosen
 
 
+def test_a_class_that_the_data_calls_otherwise_now_is_the_models(run_whose_data_lost_a_class):
+    run, *predicted = run_whose_data_lost_a_class
+    chosen = _calibration(run, run.members[0], ([], *predicted))
+    for row in run.prepared.table:
+        row.label = {"mel": "melanoma"}.get(row.label, row.label)
+    run.prepared.classes = ("bcc", "melanoma", "nv")
+    run.tta = "flips"  # for which nothing is kept yet
+    assert _calibration(run, run.members[0], ([], *predicted)) == chosen
+
+
 def test_what_cannot_be_kept_in_anothers_folder_is_used_all_the_same(
     run_whose_data_lost_a_class, tmp_path, monkeypatch, caplog
 ):
