@@ -21,7 +21,7 @@ from tensorflow_datasets.core import writer as tfds_writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from skinjax.data import images
-from skinjax.data.archives import build_folder, disk_error
+from skinjax.data.archives import build_folder, disk_error, unreadable
 from skinjax.data.near_duplicates import make_thumbnail
 from skinjax.data.sources.example import Example, Source
 from skinjax.data.table import Row, read_table, write_table
@@ -354,7 +354,7 @@ def _encode(example: Example, size: int, max_pixels: int) -> dict[str, Any] | Us
     try:
         image_bytes, mask_bytes = example.load()
     except OSError as error:
-        raise UserError(f"Cannot read {example.file_names} ({error.strerror or error}).") from error
+        raise unreadable(example.file_names, error) from error
     try:
         image = images.decode_image(image_bytes, example.image_name, max_pixels=max_pixels)
     except UserError as error:

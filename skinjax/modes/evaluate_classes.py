@@ -52,12 +52,13 @@ def evaluate_classes(
     positions = _scorable(run, match, positions)
     what = f"evaluating {output.name}"
     if run.is_own:
-        log_probabilities, labels = _predictions(run, match, positions, what)
-        scored = positions, log_probabilities, labels
+        log_probabilities = _predictions(run, positions, what)
+        scored = positions, log_probabilities
         calibrations = [_calibration(run, member, scored) for member in run.members]
     else:  # first what may fail: it asks for the run's own data
         calibrations = [_calibration(run, member, None) for member in run.members]
-        log_probabilities, labels = _predictions(run, match, positions, what)
+        log_probabilities = _predictions(run, positions, what)
+    labels = _labels(run, match, positions)
     temperatures = [calibration["temperature"] for calibration in calibrations]
     all_calibrated = average_calibrated(log_probabilities, temperatures)
     raw = _common(average_calibrated(log_probabilities, np.ones(len(temperatures))), match)
@@ -166,23 +167,25 @@ def _common(probabilities: np.ndarray, match: ClassMatch) -> np.ndarray:
     return common / common.sum(1, keepdims=True)
 
 
-def _predictions(
-    run: TrainedRun, match: ClassMatch, positions: list[int], what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log probabilities float32 [N, M, K] of M models and labels int [N] in the common classes."""
+def _labels(run: TrainedRun, match: ClassMatch, positions: list[int]) -> np.ndarray:
+    """The images' classes among the common ones, int [N]."""
     names = [run.prepared.table[position].label for position in positions]
     indices = [run.prepared.classes.index(name) for name in names if name is not None]
-    labels = [match.of_data[index] for index in indices]
+    return np.array([match.of_data[index] for index in indices])
+
+
+def _predictions(run: TrainedRun, positions: list[int], what: str) -> np.ndarray:
+    """Log probabilities float32 [N, M, K] of M models."""
     outputs = []
     with progress(what, len(positions), shown=is_main()) as update:
         for output, _, _ in run.predict(positions):
             outputs.append(output)
             update(1)
-    return np.stack(outputs), np.array(labels)
+    return np.stack(outputs)
 
 
 def _calibration(
-    run: TrainedRun, member: Member, scored: tuple[list[int], np.ndarray, np.ndarray] | None
+    run: TrainedRun, member: Member, scored: tuple[list[int], np.ndarray] | None
 ) -> dict[str, Any]:
     """What is chosen on val for a checkpoint, with or without views averaged; kept once made.
 
@@ -219,9 +222,9 @@ def _calibration(
     match = match_classes(own.classes, own.prepared.classes)
     positions = _scorable(own, match, own.positions("val"))
     if alone and scored is not None and positions == scored[0]:
-        _, outputs, _ = scored
+        _, outputs = scored
     else:
-        outputs, _ = _predictions(own, match, positions, "calibrating on val")
+        outputs = _predictions(own, positions, "calibrating on val")
     labels = np.array([_own_label(own, match, position) for position in positions])
     log_probabilities = outputs[:, 0]
     temperature = fit_temperature(log_probabilities, labels)

@@ -139,6 +139,7 @@ def test_the_code_digest_covers_what_decides_the_content(tmp_path, monkeypatch, 
     copy = shutil.copytree(Path(records.__file__).parent, tmp_path / "data")
     monkeypatch.setattr(records, "__file__", str(copy / "records.py"))
     digest = records._code_digest()
+    assert len(digest) == 64
     assert records._code_digest() == digest
     with (copy / module).open("a") as file:
         file.write("#")

@@ -68,7 +68,7 @@ def run_whose_data_lost_a_class(tmp_path):
 
 def test_what_is_chosen_on_val_is_of_the_models_own_classes(run_whose_data_lost_a_class, tmp_path):
     run, log_probabilities, labels = run_whose_data_lost_a_class
-    chosen = _calibration(run, run.members[0], ([], log_probabilities, labels))
+    chosen = _calibration(run, run.members[0], ([], log_probabilities))
     temperature = fit_temperature(log_probabilities, labels)
     chances = apply_temperature(log_probabilities, temperature)
     assert chosen["temperature"] == pytest.approx(temperature)
@@ -77,13 +77,13 @@ def test_what_is_chosen_on_val_is_of_the_models_own_classes(run_whose_data_lost_
 
 
 def test_a_class_that_the_data_calls_otherwise_now_is_the_models(run_whose_data_lost_a_class):
-    run, *predicted = run_whose_data_lost_a_class
-    chosen = _calibration(run, run.members[0], ([], *predicted))
+    run, predicted, _ = run_whose_data_lost_a_class
+    chosen = _calibration(run, run.members[0], ([], predicted))
     for row in run.prepared.table:
         row.label = {"mel": "melanoma"}.get(row.label, row.label)
     run.prepared.classes = ("bcc", "melanoma", "nv")
     run.tta = "flips"  # for which nothing is kept yet
-    assert _calibration(run, run.members[0], ([], *predicted)) == chosen
+    assert _calibration(run, run.members[0], ([], predicted)) == chosen
 
 
 def test_what_cannot_be_kept_in_anothers_folder_is_used_all_the_same(
@@ -93,8 +93,8 @@ def test_what_cannot_be_kept_in_anothers_folder_is_used_all_the_same(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(evaluate_classes, "write_text", refuse)
-    run, *predicted = run_whose_data_lost_a_class
-    assert _calibration(run, run.members[0], ([], *predicted))["fitted_on"] == "val"
+    run, predicted, _ = run_whose_data_lost_a_class
+    assert _calibration(run, run.members[0], ([], predicted))["fitted_on"] == "val"
     assert f"{calibration_path(tmp_path, 7, '')} is not kept (Permission denied)" in caplog.text
 
 
