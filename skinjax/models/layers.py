@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from skinjax.models.kn2row import convolve_by_taps
 from skinjax.models.winograd import convolve_3x3, is_faster
 
 SPACE_AXIS = "space"  # of a mesh, along which its devices divide the rows of pictures
@@ -40,10 +41,10 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution with a square kernel and half of it as zeros around, as PyTorch pads.
 
     On a CPU, wide 3x3 convolutions in float32 are Winograd's (`skinjax.models.winograd`), in half
-    the time. Where a 3x3 kernel meets no more than three pixels on a side, it is a product of the
-    kernel with each pixel's surroundings laid side by side: XLA's fast convolution is not for
+    the time. Where a 3x3 kernel meets no more than three pixels on a side, it is a matrix product
+    for each of the kernel's pixels (`skinjax.models.kn2row`): XLA's fast convolution is not for
     fewer, and a step of a ResNet-18 at 48x64 pixels, whose last stage has 2x2, took nine times as
-    long; with 3x4, at 96x128, it is a twentieth. (A larger kernel has too many surroundings.)
+    long.
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -53,7 +54,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
         [N, ceil(H / stride), ceil(W / stride), F] of the same type.
     """
-    size, _, channels, features = kernel.shape
+    size = kernel.shape[0]
     border = size // 2
     height, width = (-(-side // stride) for side in x.shape[1:3])
     on_cpu = jax.default_backend() == "cpu"
@@ -70,14 +71,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
             [(border, border)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    x = jnp.pad(x, [(0, 0), (border, border), (border, border), (0, 0)])
-    surroundings = [
-        x[:, row : row + height * stride : stride, column : column + width * stride : stride]
-        for row in range(size)
-        for column in range(size)
-    ]
-    # A slice that begins late ends with the border, which is as far as its last window reaches.
-    return jnp.concatenate(surroundings, axis=-1) @ kernel.reshape(size**2 * channels, features)
+    return convolve_by_taps(x, kernel, stride)
 
 
 class Conv(nn.Module):

@@ -36,6 +36,23 @@ def test_a_convolution_is_that_of_xla_with_its_gradients(height, width, size, st
     assert_same_with_gradients(lambda *a: convolve(*a, stride), plain, x, kernel)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_small_convolution_of_bfloat16_is_summed_in_float32(stride):
+    """As XLA's is: rounded once, at the end (at most half of the last of eight bits)."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 3, 4, 256)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 256, 32)), jnp.bfloat16)
+    ours, pull = jax.vjp(lambda *a: convolve(*a, stride), x, kernel)
+    exact, pull_exact = jax.vjp(
+        lambda *a: convolve(*a, stride), x.astype(jnp.float32), kernel.astype(jnp.float32)
+    )
+    for one, another in zip(
+        (ours, *pull(ours)), (exact, *pull_exact(ours.astype(jnp.float32))), strict=True
+    ):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(one.astype(jnp.float32), another, rtol=2**-8, atol=1e-3)
+
+
 def test_small_images_are_convolved_without_xlas_slow_convolution_on_a_cpu(monkeypatch):
     small, kernel = jnp.ones((1, 3, 4, 8)), jnp.ones((3, 3, 8, 8))
     assert "conv_general_dilated" not in str(jax.make_jaxpr(convolve)(small, kernel))
