@@ -59,8 +59,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     height, width = (-(-side // stride) for side in x.shape[1:3])
     on_cpu = jax.default_backend() == "cpu"
     # Tiles of rows that are divided among devices would be gathered; neighbours exchange few rows.
-    whole_rows = jax.typeof(x).sharding.mesh.shape.get(SPACE_AXIS, 1) == 1
-    plain = stride > 1 or x.dtype != jnp.float32 or not whole_rows or not on_cpu
+    plain = stride > 1 or x.dtype != jnp.float32 or not has_whole_rows(x) or not on_cpu
     if not plain and is_faster(x.shape, kernel.shape):
         return convolve_3x3(x, kernel)
     if size != 3 or min(height, width) > size or not on_cpu:
@@ -72,6 +71,29 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
     return convolve_by_taps(x, kernel, stride)
+
+
+def has_whole_rows(x: jax.Array) -> bool:
+    """Whether the rows of images [N, H, W, C] are not divided among devices."""
+    return jax.typeof(x).sharding.mesh.shape.get(SPACE_AXIS, 1) == 1
+
+
+def multiply_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The product of each pixel's channels with a matrix.
+
+    On a CPU as a product of two matrices: of the sum over three axes, which the kernel's gradient
+    is otherwise, XLA makes a transposed copy first, at the price of several products.
+
+    Args:
+        x: [N, H, W, C] of any float type.
+        kernel: [C, F] of the same type.
+
+    Returns:
+        [N, H, W, F] of the same type.
+    """
+    if jax.default_backend() != "cpu" or not has_whole_rows(x):
+        return x @ kernel
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Conv(nn.Module):
@@ -125,7 +147,9 @@ class PointwiseConv(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, wide_type(self.dtype))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return x @ kernel if self.stride == 1 else convolve(x, kernel[None, None], self.stride)
+        if self.stride == 1:
+            return multiply_pixels(x, kernel)
+        return convolve(x, kernel[None, None], self.stride)
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -168,7 +192,7 @@ def _sum_shifted_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[
 
 
 def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients: to the image a sum of the mirrored kernel, to the kernel column by column.
+    """The gradients: to the image a sum of the mirrored kernel, to the kernel by columns of pixels.
 
     Automatic differentiation gives a sum of padded arrays and a sum over the images for each of the
     kernel's pixels, which XLA fuses into their neighbours and computes several times.
@@ -185,14 +209,22 @@ def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.
     spread = jax.lax.pad(grad, jnp.zeros((), grad.dtype), [(0, 0, 0), *borders, (0, 0, 0)])
     to_image = _sum_windows(spread, kernel[::-1, ::-1].astype(grad.dtype), sides, 1)
 
-    def to_column(column: jax.Array) -> jax.Array:
-        # Rows are sliced at fixed places: where they are divided among devices, neighbours exchange
-        # the few that a window reaches, and nothing is gathered.
-        shifted = jax.lax.dynamic_slice_in_dim(padded, column, spans[1], axis=2)[:, :, ::stride]
-        windows = (shifted[:, row : row + spans[0] : stride] for row in range(size))
-        return jnp.stack([jnp.sum(window * grad, axis=(0, 1, 2)) for window in windows])
+    places = list(itertools.product(range(size), repeat=2))
 
-    to_kernel = jax.lax.map(to_column, jnp.arange(size)).swapaxes(0, 1).reshape(kernel.shape)
+    def add_column(column: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        # A column of outputs at a time, whose pixels stay in the processor's cache for all of the
+        # kernel's. Its rows and images are summed at the end: not one by one, and where they are
+        # divided among devices these need not agree before.
+        pixels = jax.lax.dynamic_slice_in_dim(padded, column * stride, size, axis=2)
+        outputs = jax.lax.dynamic_index_in_dim(grad, column, axis=2, keepdims=False)
+        return [
+            total + pixels[:, row : row + spans[0] : stride, i] * outputs
+            for total, (row, i) in zip(sums, places, strict=True)
+        ]
+
+    zeros = jnp.zeros_like(grad[:, :, 0])
+    sums = jax.lax.fori_loop(0, grad.shape[2], add_column, [zeros] * len(places))
+    to_kernel = jnp.stack([jnp.sum(total, axis=(0, 1)) for total in sums]).reshape(kernel.shape)
     return to_image.astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
@@ -272,8 +304,9 @@ class UpConv(nn.Module):
             "kernel", nn.initializers.he_normal(), (2, 2, channels, self.features), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        x = x.astype(self.dtype)
-        y = jnp.einsum("nhwc,ijco->nhiwjo", x, kernel.astype(self.dtype))
+        matrix = kernel.astype(self.dtype).transpose(2, 0, 1, 3).reshape(channels, -1)
+        y = multiply_pixels(x.astype(self.dtype), matrix)
+        y = y.reshape(n, height, width, 2, 2, self.features).swapaxes(2, 3)
         return y.reshape(n, 2 * height, 2 * width, self.features) + bias.astype(self.dtype)
 
 
