@@ -61,7 +61,9 @@ def _backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.A
     to_kernel: dict[tuple[int, ...], jax.Array] = {}
     for place, rows, columns in _meetings(x.shape[1:3], kernel.shape[0], stride):
         inputs, outputs = x[:, rows.inputs, columns.inputs], grad[:, rows.outputs, columns.outputs]
-        to_kernel[place] = _multiply(inputs, outputs, [0, 1, 2], [0, 1, 2])
+        # As matrices: XLA would copy transposed what it sums over three axes.
+        pixels = inputs.reshape(-1, inputs.shape[-1])
+        to_kernel[place] = _multiply(pixels, outputs.reshape(-1, outputs.shape[-1]), [0], [0])
         product = _multiply(outputs, kernel[place], [3], [1])
         around = [(*span.inputs_around, stride - 1) for span in (rows, columns)]
         zero = jnp.zeros((), product.dtype)

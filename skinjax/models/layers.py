@@ -41,10 +41,10 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution with a square kernel and half of it as zeros around, as PyTorch pads.
 
     On a CPU, wide 3x3 convolutions in float32 are Winograd's (`skinjax.models.winograd`), in half
-    the time. Where a 3x3 kernel meets no more than three pixels on a side, it is a matrix product
-    for each of the kernel's pixels (`skinjax.models.kn2row`): XLA's fast convolution is not for
-    fewer, and a step of a ResNet-18 at 48x64 pixels, whose last stage has 2x2, took nine times as
-    long.
+    the time. Where a 3x3 kernel meets no more than three pixels on a side, or many channels with a
+    stride, it is a matrix product for each of the kernel's pixels (`skinjax.models.kn2row`): XLA's
+    fast convolution is not for such small images, and a step of a ResNet-18 at 48x64 pixels, whose
+    last stage has 2x2, took nine times as long.
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -54,46 +54,55 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
         [N, ceil(H / stride), ceil(W / stride), F] of the same type.
     """
-    size = kernel.shape[0]
-    border = size // 2
-    height, width = (-(-side // stride) for side in x.shape[1:3])
-    on_cpu = jax.default_backend() == "cpu"
-    # Tiles of rows that are divided among devices would be gathered; neighbours exchange few rows.
-    plain = stride > 1 or x.dtype != jnp.float32 or not has_whole_rows(x) or not on_cpu
-    if not plain and is_faster(x.shape, kernel.shape):
-        return convolve_3x3(x, kernel)
-    if size != 3 or min(height, width) > size or not on_cpu:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(border, border)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    return convolve_by_taps(x, kernel, stride)
+    size, _, channels, _ = kernel.shape
+    if _is_on_cpu(x):
+        # What is exported, for any number of images, is for every platform.
+        is_wide = stride > 1 and channels >= 128 and isinstance(x.shape[0], int)
+        if stride == 1 and x.dtype == jnp.float32 and is_faster(x.shape, kernel.shape):
+            return convolve_3x3(x, kernel)
+        is_small = min(x.shape[1:3]) <= size * stride
+        if size == 3 and (is_small or is_wide):
+            return convolve_by_taps(x, kernel, stride)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(size // 2, size // 2)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
-def has_whole_rows(x: jax.Array) -> bool:
-    """Whether the rows of images [N, H, W, C] are not divided among devices."""
-    return jax.typeof(x).sharding.mesh.shape.get(SPACE_AXIS, 1) == 1
-
-
-def multiply_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def multiply_pixels(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """The product of each pixel's channels with a matrix.
 
     On a CPU as a product of two matrices: of the sum over three axes, which the kernel's gradient
-    is otherwise, XLA makes a transposed copy first, at the price of several products.
+    is otherwise, XLA makes a transposed copy first, at the price of several products. Elsewhere,
+    and in an export, it is a convolution where it has a stride: XLA's GPU compiler (jax 0.11.2)
+    aborts at some products of strided slices.
 
     Args:
         x: [N, H, W, C] of any float type.
         kernel: [C, F] of the same type.
+        stride: of the pixels taken, along both axes.
 
     Returns:
-        [N, H, W, F] of the same type.
+        [N, ceil(H / stride), ceil(W / stride), F] of the same type.
     """
-    if jax.default_backend() != "cpu" or not has_whole_rows(x):
-        return x @ kernel
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    if _is_on_cpu(x) and (stride == 1 or isinstance(x.shape[0], int)):
+        taken = x[:, ::stride, ::stride]
+        product = taken.reshape(-1, taken.shape[-1]) @ kernel
+        return product.reshape(*taken.shape[:-1], kernel.shape[-1])
+    return x @ kernel if stride == 1 else convolve(x, kernel[None, None], stride)
+
+
+def _is_on_cpu(x: jax.Array) -> bool:
+    """Whether images are on a CPU, and their rows not divided among devices.
+
+    Where they are, neighbours exchange few rows for XLA's convolutions; the forms that are faster
+    on a CPU would gather them.
+    """
+    whole_rows = jax.typeof(x).sharding.mesh.shape.get(SPACE_AXIS, 1) == 1
+    return whole_rows and jax.default_backend() == "cpu"
 
 
 class Conv(nn.Module):
@@ -125,9 +134,7 @@ class PointwiseConv(nn.Module):
     """A convolution of single pixels without bias: a matrix product where it takes every pixel.
 
     As that, its weight gradient took 19 ms of CPU time, where XLA's convolution took 71 ms
-    (32x24x32 pixels, 256 to 64 channels), and the step of a ResNet-50 a sixth less. With a stride
-    it stays a convolution: XLA's GPU compiler (jax 0.11.2) aborts at some products of strided
-    slices.
+    (32x24x32 pixels, 256 to 64 channels), and the step of a ResNet-50 a sixth less.
 
     Attributes:
         features: number of output channels.
@@ -147,9 +154,7 @@ class PointwiseConv(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, wide_type(self.dtype))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.stride == 1:
-            return multiply_pixels(x, kernel)
-        return convolve(x, kernel[None, None], self.stride)
+        return multiply_pixels(x, kernel, self.stride)
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:

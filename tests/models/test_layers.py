@@ -1,11 +1,24 @@
 """The forms that are chosen for their speed give what the plain ones give."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skinjax.models.layers import PointwiseConv, convolve, convolve_depthwise
+from skinjax.models.kn2row import convolve_by_taps
+from skinjax.models.layers import PointwiseConv, convolve, convolve_depthwise, multiply_pixels
+
+
+def plain(x, kernel, stride):
+    border = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(border, border)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def assert_same_with_gradients(ours, theirs, x, kernel):
@@ -21,19 +34,27 @@ def assert_same_with_gradients(ours, theirs, x, kernel):
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (2, 5), (3, 4), (4, 3), (6, 8)])
 def test_a_convolution_is_that_of_xla_with_its_gradients(height, width, size, stride):
-    def plain(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(size // 2, size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
     x = jax.random.normal(jax.random.key(0), (2, height, width, 5))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 5, 4))
     # float32 sums of up to 245 products of numbers of size 1.
-    assert_same_with_gradients(lambda *a: convolve(*a, stride), plain, x, kernel)
+    assert_same_with_gradients(
+        lambda *a: convolve(*a, stride), lambda *a: plain(*a, stride), x, kernel
+    )
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [(1, 2), (7, 9), (12, 16)])
+def test_taps_of_any_size_are_the_plain_convolution(height, width, stride, size):
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (2, height, width, 5), "float64")
+        kernel = jax.random.normal(jax.random.key(1), (size, size, 5, 4), "float64")
+        ours, pull_ours = jax.vjp(lambda *a: convolve_by_taps(*a, stride), x, kernel)
+        theirs, pull_theirs = jax.vjp(lambda *a: plain(*a, stride), x, kernel)
+        for one, another in zip(
+            (ours, *pull_ours(ours)), (theirs, *pull_theirs(ours)), strict=True
+        ):
+            np.testing.assert_allclose(one, another, atol=1e-11)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -63,7 +84,7 @@ def test_small_images_are_convolved_without_xlas_slow_convolution_on_a_cpu(monke
     assert "conv_general_dilated" in str(jax.make_jaxpr(lambda *a: convolve(*a))(small, kernel))
 
 
-def test_a_convolution_of_single_pixels_is_the_matrix_product_of_those_taken():
+def test_a_convolution_of_single_pixels_is_the_matrix_product_of_those_taken(monkeypatch):
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
     for stride in (1, 2):
         layer = PointwiseConv(4, stride)
@@ -72,9 +93,35 @@ def test_a_convolution_of_single_pixels_is_the_matrix_product_of_those_taken():
         assert kernel.shape == (3, 4)
         expected = np.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel)
         np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-5, atol=1e-6)
-        # XLA's GPU compiler aborts at a product of a strided slice.
-        program = str(jax.make_jaxpr(layer.apply)(variables, x))
-        assert ("slice" in program or "dot_general" in program) == (stride == 1)
+    # XLA's GPU compiler aborts at a product of a strided slice.
+    (number,) = jax.export.symbolic_shape("batch")
+    for_any = jax.ShapeDtypeStruct((number, 5, 6, 3), jnp.float32)
+    exported = str(jax.make_jaxpr(lambda *a: layer.apply(*a))(variables, for_any))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # A function of its own: traces are kept by function.
+    on_gpu = str(jax.make_jaxpr(lambda *a: layer.apply(*a))(variables, x))
+    for program in (exported, on_gpu):
+        assert "conv_general_dilated" in program
+        assert "dot_general" not in program
+
+
+def test_kernels_gradients_transpose_no_pictures():
+    """Which XLA's CPU client does with what is summed over more than one axis of it."""
+    x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((16, 16))
+
+    def loss(kernel):
+        return jnp.sum(multiply_pixels(x, kernel) ** 2)
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(kernel))
+    assert "dimension_numbers=(([0], [0]), ([], []))" in program
+    assert "[0, 1, 2]" not in program
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_many_channels_with_a_stride_are_a_product_for_each_of_the_kernels_pixels(channels):
+    x, kernel = jnp.ones((2, 12, 16, channels)), jnp.ones((3, 3, channels, 8))
+    program = str(jax.make_jaxpr(lambda *a: convolve(*a, 2))(x, kernel))
+    assert ("conv_general_dilated" in program) == (channels < 128)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
