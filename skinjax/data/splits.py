@@ -123,16 +123,17 @@ def write_splits(
     os.replace(temporary, path)
 
 
-def read_splits(path: str | Path) -> dict[str, list[str]]:
+def read_splits(path: str | Path) -> dict[str, list[Row]]:
     """Reads what `write_splits` wrote.
 
     Returns:
-      The image ids of `train`, `val` and `test`, in the order of the file.
+      The pictures of `train`, `val` and `test`, in the order of the file: their names and their
+      lesions', nothing else.
 
     Raises:
       UserError: The file is missing or is no such table.
     """
-    splits: dict[str, list[str]] = {name: [] for name in SPLITS}
+    splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
@@ -143,7 +144,7 @@ def read_splits(path: str | Path) -> dict[str, list[str]]:
                     raise UserError(
                         f"Line {reader.line_num} of {path} is no image_id,lesion_id,split."
                     )
-                splits[row[2]].append(row[0])
+                splits[row[2]].append(Row(row[0], row[1], label=None, part=None, metadata={}))
     except FileNotFoundError as error:
         raise UserError(f"There is no table of splits at {path}.") from error
     return splits

@@ -114,10 +114,10 @@ def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, l
 def refuse_trained(
     config: ConfigDict, splits_file: Path, tested: Prepared, positions: list[int]
 ) -> None:
-    """Refuses to score a run on pictures that it was trained on, by number or by content.
+    """Refuses to score a run on pictures or lesions that it was trained on.
 
-    Where the run's own data is not there to be compared with, the numbers alone are, with a
-    warning.
+    Pictures are told by number or by content. Where the run's own data is not there to be compared
+    with, by number alone, with a warning.
 
     Args:
         config: of the run.
@@ -134,12 +134,13 @@ def refuse_trained(
     except UserError as error:
         logging.warning(
             "The run's own data cannot be read (%s) Pictures that it was trained on are told by "
-            "their numbers in the ISIC archive alone, not by their content.",
+            "their and their lesions' numbers in the ISIC archive alone, not by their content.",
             error,
         )
-        trained_ids = splitting.read_splits(splits_file)["train"]
-        tested_ids = [tested.table[position].image_id for position in positions]
-        _refuse(shared_numbers(trained_ids, tested_ids), what)
+        ours = splitting.read_splits(splits_file)["train"]
+        theirs = [tested.table[position] for position in positions]
+        numbers = shared_numbers([r.image_id for r in ours], [r.image_id for r in theirs])
+        _refuse(sorted({*numbers, *shared_lesions(ours, theirs)}), what)
         return
     trained_positions = read_split(splits_file, trained, "train")
     _refuse(_shared(trained, trained_positions, tested, positions), what)
@@ -230,7 +231,7 @@ def read_split(path: Path, prepared: Prepared | Combined, split: str) -> list[in
         UserError: where there is no such split, or the data set no longer has its images.
     """
     splits = splitting.read_splits(path)
-    ids = splits.get(split)
+    ids = [row.image_id for row in splits.get(split, ())]
     if not ids:
         names = [name for name, members in splits.items() if members]
         raise UserError(f"--split={split}: {path} has {', '.join(names)}.")

@@ -263,7 +263,8 @@ class TrainedRun:
             )
         if split == "train":
             return
-        trained = set(read_splits(member.workdir / "splits.csv")["train"])
+        rows = read_splits(member.workdir / "splits.csv")["train"]
+        trained = {row.image_id for row in rows}
         num_seen = sum(self.prepared.table[p].image_id in trained for p in positions)
         if num_seen:
             raise UserError(

@@ -219,9 +219,9 @@ def test_membership_is_written_and_read(tmp_path):
     assert lines[0] == "image_id,lesion_id,split"
     assert len(lines) == 31
     assert [entry.name for entry in tmp_path.iterdir()] == ["splits.csv"]
-    assert read_splits(path) == {
-        name: [table[p].image_id for p in positions] for name, positions in splits.items()
-    }
+    for name, rows in read_splits(path).items():
+        expected = [(table[p].image_id, table[p].lesion_id) for p in splits[name]]
+        assert [(r.image_id, r.lesion_id) for r in rows] == expected
 
 
 def test_a_table_of_splits_that_is_none_is_named(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from layouts import LAYOUTS
 
 from skinjax.data.sources.example import CLASSES
+from skinjax.data.table import Row
 from skinjax.errors import UserError
+from skinjax.modes import datasets
 from skinjax.modes.config import classification_config, segmentation_config
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.train import train
@@ -160,6 +163,24 @@ def test_diagnoses_are_scored_elsewhere_without_the_runs_own_data(
     assert figures["num_images"] == 60 and figures["temperature"] == 1.0
     assert "at no temperature: evaluate it once where its data is" in caplog.text
     assert not (run / "calibration").exists()
+
+
+def test_without_the_runs_own_data_lesions_are_still_told_by_their_names(tmp_path):
+    config = tiny_config("classification", "ham10000", tmp_path / "gone", tmp_path)
+    splits = tmp_path / "splits.csv"
+    splits.write_text(
+        "image_id,lesion_id,split\nISIC_0000001,HAM_0000001,train\nISIC_0000002,HAM_0000002,test\n"
+    )
+
+    def refuse(*pictures):
+        table = [Row(*names, label=None, part=None, metadata={}) for names in pictures]
+        tested = types.SimpleNamespace(name="folder", table=table)
+        datasets.refuse_trained(config, splits, tested, list(range(len(table))))
+
+    refuse(("ISIC_0000002", "HAM_0000002"), ("other", "other"))
+    for image_id, lesion_id in (("ISIC_0000001", "other"), ("other", "HAM_0000001")):
+        with pytest.raises(UserError, match=rf"1 of the 2 .*\(ISIC_0000001 = {image_id}\)"):
+            refuse(("ISIC_0000002", "HAM_0000002"), (image_id, lesion_id))
 
 
 @pytest.mark.slow
