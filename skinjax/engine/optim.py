@@ -113,7 +113,8 @@ def make_optimizer(
     def clip(grads: PyTree, _: PyTree) -> PyTree:
         # optax's own divides by the norm, which XLA for CPUs does in a pass over the gradients of
         # its own (a twelfth of a ResNet-18's update); a factor becomes part of the next one.
-        return optax.tree.scale(jnp.minimum(1.0, clip_norm / optax.tree.norm(grads)), grads)
+        factor = jnp.minimum(1.0, clip_norm / optax.tree.norm(grads))
+        return jax.tree.map(lambda grad: grad * factor.astype(grad.dtype), grads)
 
     return optax.chain(
         optax.stateless(clip) if clip_norm else optax.identity(),

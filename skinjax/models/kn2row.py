@@ -1,8 +1,8 @@
 """A convolution as one matrix product for each of the kernel's pixels, for small images on CPUs.
 
 Each product takes the pixels of the image that its place in the kernel meets, and none of the
-zeros around: of 3x4 pixels under a 3x3 kernel these are two thirds of all. The products are summed
-where they belong ("kn2row", Vasudevan et al. 2017, https://arxiv.org/abs/1704.04428).
+zeros around, with which a third of all products would be for 3x4 pixels under a 3x3 kernel. They
+are summed where they belong ("kn2row", Vasudevan et al. 2017, https://arxiv.org/abs/1704.04428).
 """
 
 import functools
@@ -29,6 +29,8 @@ class _Span(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_by_taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A convolution with a square kernel and half of it as zeros around.
+
+    Not for forward-mode differentiation (`jax.jvp`): its gradients are written by hand.
 
     Args:
         x: [N, H, W, C] of any float type; N may be a symbol of `jax.export`.
@@ -111,5 +113,5 @@ def _multiply(
     a: jax.Array, b: jax.Array, axes: Sequence[int], axes_of_b: Sequence[int]
 ) -> jax.Array:
     """The products over these axes of each, summed in float32 at least."""
-    wide = jnp.promote_types(a.dtype, jnp.float32)
+    wide = jnp.float64 if a.dtype == jnp.float64 else jnp.float32
     return jnp.tensordot(a, b, (axes, axes_of_b), preferred_element_type=wide)

@@ -40,11 +40,11 @@ def wide_type(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution with a square kernel and half of it as zeros around, as PyTorch pads.
 
-    On a CPU, wide 3x3 convolutions in float32 are Winograd's (`skinjax.models.winograd`), in half
-    the time. Where a 3x3 kernel meets no more than three pixels on a side, or many channels with a
-    stride, it is a matrix product for each of the kernel's pixels (`skinjax.models.kn2row`): XLA's
-    fast convolution is not for such small images, and a step of a ResNet-18 at 48x64 pixels, whose
-    last stage has 2x2, took nine times as long.
+    On a CPU, unless rows are divided among devices, wide 3x3 convolutions in float32 are Winograd's
+    (`skinjax.models.winograd`), in half the time. Where a 3x3 kernel gives no more than three
+    outputs on a side, or takes many channels with a stride, it is a matrix product for each of the
+    kernel's pixels (`skinjax.models.kn2row`): XLA's fast convolution is not for such small images,
+    and a step of a ResNet-18 at 48x64 pixels, whose last stage has 2x2, took nine times as long.
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -56,12 +56,12 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """
     size, _, channels, _ = kernel.shape
     if _is_on_cpu(x):
-        # What is exported, for any number of images, is for every platform.
-        is_wide = stride > 1 and channels >= 128 and isinstance(x.shape[0], int)
         if stride == 1 and x.dtype == jnp.float32 and is_faster(x.shape, kernel.shape):
             return convolve_3x3(x, kernel)
-        is_small = min(x.shape[1:3]) <= size * stride
-        if size == 3 and (is_small or is_wide):
+        takes_taps = min(x.shape[1:3]) <= size * stride
+        if stride > 1:
+            takes_taps = (takes_taps or channels >= 128) and not _is_exported(x)
+        if size == 3 and takes_taps:
             return convolve_by_taps(x, kernel, stride)
     return jax.lax.conv_general_dilated(
         x,
@@ -88,7 +88,7 @@ def multiply_pixels(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arr
     Returns:
         [N, ceil(H / stride), ceil(W / stride), F] of the same type.
     """
-    if _is_on_cpu(x) and (stride == 1 or isinstance(x.shape[0], int)):
+    if _is_on_cpu(x) and (stride == 1 or not _is_exported(x)):
         taken = x[:, ::stride, ::stride]
         product = taken.reshape(-1, taken.shape[-1]) @ kernel
         return product.reshape(*taken.shape[:-1], kernel.shape[-1])
@@ -103,6 +103,11 @@ def _is_on_cpu(x: jax.Array) -> bool:
     """
     whole_rows = jax.typeof(x).sharding.mesh.shape.get(SPACE_AXIS, 1) == 1
     return whole_rows and jax.default_backend() == "cpu"
+
+
+def _is_exported(x: jax.Array) -> bool:
+    """Whether a program is made for any number of images, and so for every platform."""
+    return not isinstance(x.shape[0], int)
 
 
 class Conv(nn.Module):
@@ -131,7 +136,7 @@ class Conv(nn.Module):
 
 
 class PointwiseConv(nn.Module):
-    """A convolution of single pixels without bias: a matrix product where it takes every pixel.
+    """A convolution of single pixels without bias: a matrix product (`multiply_pixels`).
 
     As that, its weight gradient took 19 ms of CPU time, where XLA's convolution took 71 ms
     (32x24x32 pixels, 256 to 64 channels), and the step of a ResNet-50 a sixth less.
@@ -160,9 +165,9 @@ class PointwiseConv(nn.Module):
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolves each channel by itself, with TensorFlow's SAME padding: less before than after.
 
-    On a CPU it is a sum of shifted products, which XLA makes one loop of: forward it took a tenth
-    to a fortieth of the time of XLA's grouped convolution. Its gradients are written by hand there
-    (`benchmarks/NOTES.md`).
+    On a CPU, unless rows are divided among devices, it is a sum of shifted products, which XLA
+    makes one loop of: forward it took a tenth to a fortieth of the time of XLA's grouped
+    convolution. Its gradients are written by hand there (`benchmarks/NOTES.md`).
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -172,7 +177,7 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
     Returns:
         [N, ceil(H / stride), ceil(W / stride), C] of the same type.
     """
-    if jax.default_backend() == "cpu":
+    if _is_on_cpu(x):
         return _sum_shifted(x, kernel, stride)
     return jax.lax.conv_general_dilated(
         x,
@@ -218,8 +223,8 @@ def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.
 
     def add_column(column: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         # A column of outputs at a time, whose pixels stay in the processor's cache for all of the
-        # kernel's. Its rows and images are summed at the end: not one by one, and where they are
-        # divided among devices these need not agree before.
+        # kernel's. Rows and images are summed at the end: not one by one, and devices that have a
+        # part of the images each need not agree before.
         pixels = jax.lax.dynamic_slice_in_dim(padded, column * stride, size, axis=2)
         outputs = jax.lax.dynamic_index_in_dim(grad, column, axis=2, keepdims=False)
         return [

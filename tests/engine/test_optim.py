@@ -67,13 +67,27 @@ def test_one_update_is_nesterov_sgd_with_decay_on_kernels_alone():
             assert params["dense"][name].item() == pytest.approx(value, rel=1e-6)
 
 
-def test_clipping_is_by_the_global_norm():
-    params = {"a": {"kernel": jnp.zeros(2)}, "b": {"bias": jnp.zeros(1)}}
-    grads = {"a": {"kernel": jnp.array([3.0, 0.0])}, "b": {"bias": jnp.array([4.0])}}
+@pytest.mark.parametrize("length", [0.0, 1e-30, 0.5, 1.0, 2.0, 1e25, np.inf, np.nan])
+def test_clipping_is_optaxs_by_the_global_norm(length):
+    params = {"a": {"kernel": jnp.zeros(2)}, "b": {"bias": jnp.zeros(1, jnp.bfloat16)}}
+    grads = {
+        "a": {"kernel": jnp.array([0.6, 0.0]) * length},
+        "b": {"bias": jnp.array([0.75], jnp.bfloat16) * jnp.bfloat16(length)},
+    }
     optimizer = optim.make_optimizer(lambda step: 1.0, 0.0, False, 0.0, 1.0)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["a"]["kernel"], [-0.6, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(updates["b"]["bias"], [-0.8], rtol=1e-6)
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(grads, state, params)
+    clip = optax.clip_by_global_norm(1.0)
+    # So that a checkpoint of either is one of the other.
+    assert jax.tree.structure(state[0]) == jax.tree.structure(clip.init(params))
+    expected, _ = clip.update(grads, clip.init(params))
+    for ours, theirs in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        # A product and a quotient, of numbers of eight bits in bfloat16.
+        rtol = 2**-7 if ours.dtype == jnp.bfloat16 else 1e-6
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float32), -np.asarray(theirs, np.float32), rtol=rtol
+        )
 
 
 def test_plateau_reduces_after_patience_evaluations_without_a_better_score():
