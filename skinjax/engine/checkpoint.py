@@ -262,7 +262,10 @@ class Checkpoints:
         if error is not None:
             # What several processes save together never ends where one of them is gone.
             if jax.process_count() == 1:
-                self._manager.close()
+                try:
+                    self._manager.close()
+                except Exception as second:  # told, but what ended the run is what is raised
+                    logging.warning("A checkpoint could not be finished (%s).", second)
             return
         with self._full_disk_told():
             self._manager.close()

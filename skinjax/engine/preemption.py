@@ -65,8 +65,10 @@ def stop_on_signals(mesh: Mesh) -> Iterator[StopRequest]:
         mesh: the devices of the run.
     """
     request = StopRequest(mesh)
-    # What goes on after this loop, as the next fold does, may be waiting for a signal too.
+    # What goes on after this loop, as the next fold does, may be waiting for a signal too; one that
+    # came before this loop is for it as well.
     requests = [request, *_waiting]
+    request.signal_number = max(each.signal_number for each in requests)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

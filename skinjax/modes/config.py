@@ -172,7 +172,13 @@ def _shared_config(task: str) -> ConfigDict:
         )
     )
     config.optimizer = ConfigDict(
-        dict(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, clip_norm=1.0)
+        dict(
+            learning_rate=0.1,  # at the end of the warm-up
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=1e-4,  # of kernels alone, added to their gradients
+            clip_norm=1.0,  # the largest norm of all gradients together; 0 is off
+        )
     )
     config.schedule = ConfigDict(
         dict(

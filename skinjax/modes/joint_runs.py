@@ -35,15 +35,18 @@ def write_parts(config: ConfigDict, workdir: Path) -> None:
     for task, divided in zip(PARTS, divide_variables(variables).values(), strict=True):
         part, folder = build.part_config(config, task), workdir / task
         make_folder("workdir", folder)
-        if (folder / "checkpoints").exists():
-            shutil.rmtree(folder / "checkpoints")
-        with Checkpoints(folder / "checkpoints", 1, part.best_metric) as checkpoints:
+        written = folder / "checkpoints.new"
+        shutil.rmtree(written, ignore_errors=True)
+        with Checkpoints(written, 1, part.best_metric) as checkpoints:
             create = build.create_training(part, prepared, positions).create_state
             state = jax.jit(create, out_shardings=sharding)()
             # The average, where there is one, stands in for the parameters too.
             state = state.replace(**divided, ema=None if state.ema is None else divided)
             checkpoints.save(step, state, {}, {part.best_metric: 0.0})
             checkpoints.wait()
+        # One that is there is whole, and is replaced by one that is.
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        written.rename(folder / "checkpoints")
         for name in ("splits.csv", "classes.json", "metrics.jsonl"):
             shutil.copyfile(workdir / name, folder / name)
         write_config(folder / "config.json", part)

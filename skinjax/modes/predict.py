@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from skinjax import __version__
+from skinjax.data.archives import cache_folder
 from skinjax.data.images import BrokenPicture
 from skinjax.data.pictures import find_pictures
 from skinjax.data.sources.files import File
@@ -84,7 +84,7 @@ def predict(
         raise UserError("--input is missing: name pictures, folders or zips of them, or globs.")
     if explain and len(workdirs) > 1:
         raise UserError("--explain looks into one model: give one --workdir.")
-    cache_dir = Path(os.path.expanduser(segmentation_config().data.cache_dir))
+    cache_dir = cache_folder(segmentation_config().data.cache_dir)
     ours = [output / name for name in (MASKS, OVERLAYS, PROBABILITIES, ISIC, EXPLANATIONS)]
     pictures = find_pictures(inputs, cache_dir, left_out=ours)
     predictor = Predictor(workdirs, checkpoint, tta, min_region)

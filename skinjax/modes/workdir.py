@@ -1,5 +1,6 @@
 """A run's folder: its configuration, its split, and who may go on with it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from skinjax.engine.optim import OPEN_ENDED_SCHEDULES
@@ -127,6 +129,15 @@ def locked(workdir: Path, flag: str = "workdir") -> Iterator[None]:
                 "wait for it, "
                 "stop it, or give this run a folder of its own."
             ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            logging.warning(
+                "%s is on a file system without locks (%s): nothing hinders a second process from "
+                "writing to it.",
+                workdir,
+                error.strerror,
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -218,7 +229,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Of each process its own: two evaluations of a run may write one file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
 

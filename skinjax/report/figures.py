@@ -1,5 +1,6 @@
 """Pictures of a segmentation's results: arrays in, a PNG out."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def create_sheet(
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as a PNG, whole or not at all; no line in it says what wrote it or where."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
     temporary.replace(path)
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from runs import flip
 
@@ -107,6 +108,21 @@ def test_a_full_disk_is_told_and_leaves_what_was_saved(small_disk, monkeypatch, 
         checkpoints.save(2, create_state(2), {}, None)
         checkpoints.wait()
         assert checkpoints.steps() == [1, 2]
+
+
+def test_what_ends_a_run_is_told_though_its_checkpoint_cannot_be_finished(
+    tmp_path, monkeypatch, caplog
+):
+    def close(manager):
+        raise ValueError("No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "close", close)
+    with (
+        pytest.raises(UserError, match="what the user can mend"),
+        open_checkpoints(tmp_path / "c"),
+    ):
+        raise UserError("what the user can mend")
+    assert "could not be finished (No space left on device)" in caplog.text
 
 
 def kernel(checkpoints, step):

@@ -9,7 +9,7 @@ import pytest
 from runs import tiny_config
 from sklearn.metrics import balanced_accuracy_score
 
-from skinjax.engine.preemption import stop_on_signals
+from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import Interrupted, UserError
 from skinjax.modes import bucket, folds
 from skinjax.modes.config import joint_config
@@ -107,6 +107,23 @@ def test_a_stop_asked_for_while_a_fold_ends_is_not_lost(cache_dir, tmp_path, mon
         train_folds(config, tmp_path)
     assert stopped.value.exit_status == 75
     assert done == ["train", "evaluate"][: 1 + (when == "evaluate")]
+
+
+def test_a_stop_asked_for_before_a_fold_begins_to_learn_ends_it_at_its_first_step(
+    cache_dir, tmp_path, monkeypatch
+):
+    config = tiny_config(cache_dir)
+    config.data.folds = 3
+
+    def train(*arguments, **named):
+        signal.raise_signal(signal.SIGTERM)  # while data is prepared
+        with stop_on_signals(None) as stop:
+            assert stop.after_step() == signal.SIGTERM
+        raise interruption(signal.SIGTERM, "step 1")
+
+    monkeypatch.setattr(folds, "train", train)
+    with pytest.raises(Interrupted, match="saved at step 1"):
+        train_folds(config, tmp_path)
 
 
 def test_the_two_tasks_of_a_joint_training_are_pooled_apart(tmp_path, monkeypatch, capsys):

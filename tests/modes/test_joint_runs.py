@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_the_parts_predict_what_the_joint_net_predicts(cache_dir, tmp_path, ema_decay):
+def test_the_parts_predict_what_the_joint_net_predicts(cache_dir, tmp_path, monkeypatch, ema_decay):
     config = joint_config()
     config.image_size = (32, 64)
     config.batch_size = 8
@@ -48,6 +48,18 @@ def test_the_parts_predict_what_the_joint_net_predicts(cache_dir, tmp_path, ema_
     (tmp_path / "segmentation" / "config.json").unlink()
     next((tmp_path / "segmentation" / "checkpoints" / "3").glob("state/*")).unlink()
     write_parts(config, tmp_path)
+    # Those that are there stay until the next are whole.
+    save = Checkpoints.save
+    there = []
+
+    def saving(self, *arguments):
+        there.extend((tmp_path / "segmentation" / "checkpoints" / "3").glob("state"))
+        save(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    write_parts(config, tmp_path)
+    assert len(there) == 2
+    assert not (tmp_path / "segmentation" / "checkpoints.new").exists()
 
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 64, 3), np.uint8)
     model = training.task.model
