@@ -165,9 +165,9 @@ class PointwiseConv(nn.Module):
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolves each channel by itself, with TensorFlow's SAME padding: less before than after.
 
-    On a CPU, unless rows are divided among devices, it is a sum of shifted products, which XLA
-    makes one loop of: forward it took a tenth to a fortieth of the time of XLA's grouped
-    convolution. Its gradients are written by hand there (`benchmarks/NOTES.md`).
+    On a CPU it is a sum of shifted products, which XLA makes one loop of: forward it took a tenth
+    to a fortieth of the time of XLA's grouped convolution. Its gradients are written by hand there
+    (`benchmarks/NOTES.md`).
 
     Args:
         x: [N, H, W, C] of any float type.
@@ -177,7 +177,7 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
     Returns:
         [N, ceil(H / stride), ceil(W / stride), C] of the same type.
     """
-    if _is_on_cpu(x):
+    if jax.default_backend() == "cpu":  # also where rows are divided, which XLA's would gather
         return _sum_shifted(x, kernel, stride)
     return jax.lax.conv_general_dilated(
         x,
@@ -224,7 +224,8 @@ def _sum_shifted_backward(stride: int, kept: Any, grad: jax.Array) -> tuple[jax.
     def add_column(column: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         # A column of outputs at a time, whose pixels stay in the processor's cache for all of the
         # kernel's. Rows and images are summed at the end: not one by one, and devices that have a
-        # part of the images each need not agree before.
+        # part of the images each need not agree before. (Where rows are divided, neighbours
+        # exchange those at their border for each column: few, and nothing is gathered.)
         pixels = jax.lax.dynamic_slice_in_dim(padded, column * stride, size, axis=2)
         outputs = jax.lax.dynamic_index_in_dim(grad, column, axis=2, keepdims=False)
         return [

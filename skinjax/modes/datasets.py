@@ -134,7 +134,7 @@ def refuse_trained(
     except UserError as error:
         logging.warning(
             "The run's own data cannot be read (%s) Pictures that it was trained on are told by "
-            "their and their lesions' numbers in the ISIC archive alone, not by their content.",
+            "their numbers in the ISIC archive alone, and by their lesions', not by their content.",
             error,
         )
         ours = splitting.read_splits(splits_file)["train"]
