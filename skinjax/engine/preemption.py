@@ -68,10 +68,10 @@ def stop_on_signals(mesh: Mesh) -> Iterator[StopRequest]:
     # What goes on after this loop, as the next fold does, may be waiting for a signal too; one that
     # came before this loop is for it as well.
     requests = [request, *_waiting]
-    request.signal_number = max(each.signal_number for each in requests)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
+    request.signal_number = max(each.signal_number for each in requests)
 
     def handle(signal_number: int, frame: FrameType | None) -> None:
         if request.signal_number and signal_number == signal.SIGINT:

@@ -133,8 +133,8 @@ def refuse_trained(
         trained = prepare_data(config)
     except UserError as error:
         logging.warning(
-            "The run's own data cannot be read (%s) Pictures that it was trained on are told by "
-            "their numbers in the ISIC archive alone, and by their lesions', not by their content.",
+            "The run's own data cannot be read (%s) Pictures and lesions that it was trained on "
+            "are told by their numbers in the ISIC archive alone, not by their content.",
             error,
         )
         ours = splitting.read_splits(splits_file)["train"]

@@ -36,7 +36,8 @@ def write_parts(config: ConfigDict, workdir: Path) -> None:
         part, folder = build.part_config(config, task), workdir / task
         make_folder("workdir", folder)
         written = folder / "checkpoints.new"
-        shutil.rmtree(written, ignore_errors=True)
+        if written.exists():  # of a division that was killed
+            shutil.rmtree(written)
         with Checkpoints(written, 1, part.best_metric) as checkpoints:
             create = build.create_training(part, prepared, positions).create_state
             state = jax.jit(create, out_shardings=sharding)()
@@ -44,8 +45,9 @@ def write_parts(config: ConfigDict, workdir: Path) -> None:
             state = state.replace(**divided, ema=None if state.ema is None else divided)
             checkpoints.save(step, state, {}, {part.best_metric: 0.0})
             checkpoints.wait()
-        # One that is there is whole, and is replaced by one that is.
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        # What is there stays until the new one is whole.
+        if (folder / "checkpoints").exists():
+            shutil.rmtree(folder / "checkpoints")
         written.rename(folder / "checkpoints")
         for name in ("splits.csv", "classes.json", "metrics.jsonl"):
             shutil.copyfile(workdir / name, folder / name)
