@@ -60,7 +60,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
             return convolve_3x3(x, kernel)
         takes_taps = min(x.shape[1:3]) <= size * stride
         if stride > 1:
-            takes_taps = (takes_taps or channels >= 128) and not _is_exported(x)
+            takes_taps = (takes_taps or channels >= 64) and not _is_exported(x)
         if size == 3 and takes_taps:
             return convolve_by_taps(x, kernel, stride)
     return jax.lax.conv_general_dilated(

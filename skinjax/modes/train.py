@@ -113,7 +113,7 @@ class _Run:
         self.config, self.workdir, self.mesh = config, workdir, mesh
         self.load = memory.Load(
             config.batch_size,
-            tuple(config.image_size),
+            build.training_size(config),
             config.accumulation,
             parallel.batch_parts(mesh),
         )

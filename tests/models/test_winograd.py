@@ -57,7 +57,7 @@ def test_wide_convolutions_of_a_cpu_take_it(monkeypatch):
 
     wide, kernel = jnp.ones((8, 12, 16, 64)), jnp.ones((3, 3, 64, 64))
     assert not is_plain(wide, kernel)
-    assert is_plain(wide, kernel, stride=2)
+    assert is_plain(wide[..., :32], kernel[:, :, :32], stride=2)
     assert is_plain(wide.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     assert is_plain(wide[..., :16], kernel[:, :, :16])
     assert is_plain(wide[:1], kernel)  # too little to do
