@@ -156,7 +156,7 @@ def main(argv: list[str]) -> None:
             f"skinjax: the disk is full ({place}): make room and start the same command again.",
             file=sys.stderr,
         )
-        _end(1)
+        _end(2)  # as where a checkpoint finds it full: no restart makes room
     except KeyboardInterrupt:
         print("skinjax: stopped; nothing was half-written.", file=sys.stderr)
         _end(130)

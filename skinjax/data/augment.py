@@ -47,11 +47,6 @@ class Augmentation:
       rotate_degrees: rotate by up to this many degrees either way, about the centre.
       scale: enlarge or shrink by a factor between 1 / (1 + scale) and 1 + scale, log-uniform.
       translate: shift by up to this fraction of the height and of the width.
-      crop: rows and columns of what comes out over those of the frame. What is left out is left
-        out half by shrinking and half by cutting: at 0.75 a picture is brought to 0.87 of its size,
-        and 0.87 of that is seen. A network so trained is used on whole pictures, where lesions are
-        larger than those that it learnt from, as Touvron et al. 2019 ("Fixing the train-test
-        resolution discrepancy") advise: random crops enlarge them in training.
       brightness: multiply by a factor between 1 - brightness and 1 + brightness.
       contrast: likewise the distance from the picture's mean luma.
       saturation: likewise the distance from each pixel's own luma.
@@ -63,7 +58,6 @@ class Augmentation:
     rotate_degrees: float = 0.0
     scale: float = 0.0
     translate: float = 0.0
-    crop: float = 1.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -73,8 +67,6 @@ class Augmentation:
         for name in ("rotate_degrees", "scale", "translate", "hue"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop is {self.crop}; it must be above 0 and at most 1")
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
@@ -82,16 +74,12 @@ class Augmentation:
     @property
     def warps(self) -> bool:
         """Whether a pixel may land between pixels, so that the picture has to be interpolated."""
-        return bool(self.rotate_degrees or self.scale or self.translate or self.crop < 1)
+        return bool(self.rotate_degrees or self.scale or self.translate)
 
     @property
     def recolours(self) -> bool:
         """Whether any colour may change."""
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
-
-    def view(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of what comes out, in pixels, by those of the frame."""
-        return round(height * self.crop), round(width * self.crop)
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -147,9 +135,9 @@ def augment(
       settings: what may be done; static under jit.
 
     Returns:
-      The images, float32 [N, *settings.view(H, W), 3], normalised; the masks, float32 of {0, 1}
-      and the same size with one channel, or None; and inside, likewise: 1 where the pixel is of the
-      picture's content, 0 where it is padding or comes from outside the frame.
+      The images, float32 [N, H, W, 3], normalised; the masks, float32 [N, H, W, 1] of {0, 1}, or
+      None; and inside, float32 [N, H, W, 1]: 1 where the pixel is of the picture's content, 0 where
+      it is padding or comes from outside the frame.
 
     Raises:
       ValueError: quarter turns are asked for and the images are not square.
@@ -163,8 +151,7 @@ def augment(
     draws = draw(key, num_images)
     if settings.warps:
         matrices = make_matrices(draws, settings, height, width)
-        view = settings.view(height, width)
-        planes, masks, inside = _warp(images, masks, boxes, matrices, view)
+        planes, masks, inside = _warp(images, masks, boxes, matrices)
     else:
         inside = content_mask(boxes, height, width)
         if settings.flip or settings.quarter_turns:
@@ -222,11 +209,11 @@ def make_matrices(draws: jax.Array, settings: Augmentation, height: int, width: 
       width: columns of the frame.
 
     Returns:
-      float32 [N, 2, 3]: the output pixel at (y, x), in pixels from the output's centre, is read at
-      `matrix @ (y, x, 1)`, in pixels from the frame's centre.
+      float32 [N, 2, 3]: the output pixel at (y, x), in pixels from the frame's centre, is read at
+      `matrix @ (y, x, 1)`.
     """
     angle = math.radians(settings.rotate_degrees) * draws[:, 3]
-    shrink = settings.crop**-0.5 * jnp.exp(-math.log1p(settings.scale) * draws[:, 4])
+    shrink = jnp.exp(-math.log1p(settings.scale) * draws[:, 4])
     cos, sin = jnp.cos(angle) * shrink, jnp.sin(angle) * shrink
     down, right = (draws[:, 5 + i] * (settings.translate * n) for i, n in ((0, height), (1, width)))
     rows = jnp.stack([cos, -sin, down], axis=1), jnp.stack([sin, cos, right], axis=1)
@@ -255,16 +242,12 @@ def _turn(arrays: jax.Array, turns: tuple[jax.Array, ...], settings: Augmentatio
 
 
 def _warp(
-    images: jax.Array,
-    masks: MaybeMasks,
-    boxes: jax.Array,
-    matrices: jax.Array,
-    view: tuple[int, int],
+    images: jax.Array, masks: MaybeMasks, boxes: jax.Array, matrices: jax.Array
 ) -> tuple[list[jax.Array], MaybeMasks, jax.Array]:
     """Reads each output pixel from its place in the input, as `make_matrices` says.
 
-    Returns three float32 planes [N, *view] in 0..255, the masks uint8 [N, *view, 1] and inside
-    float32 [N, *view, 1].
+    Returns three float32 planes [N, H, W] in 0..255, the masks uint8 [N, H, W, 1] and inside
+    float32 [N, H, W, 1].
     """
     num_images, height, width, _ = images.shape
     # One 32-bit word holds a pixel's RGB and mask: four gathers, one a corner, fetch everything.
@@ -274,10 +257,10 @@ def _warp(
     words = jax.lax.bitcast_convert_type(jnp.concatenate([images, fourth], axis=-1), jnp.uint32)
     words = words.reshape(num_images, height * width)
 
-    shape = (num_images, *view)
+    shape = (num_images, height, width)
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
-    y = jax.lax.broadcasted_iota(jnp.float32, shape, 1) - (view[0] - 1) / 2
-    x = jax.lax.broadcasted_iota(jnp.float32, shape, 2) - (view[1] - 1) / 2
+    y = jax.lax.broadcasted_iota(jnp.float32, shape, 1) - middle_row
+    x = jax.lax.broadcasted_iota(jnp.float32, shape, 2) - middle_column
     # Written out, not as a matrix product, which a TPU would do in bfloat16.
     (yy, yx, y1), (xy, xx, x1) = matrices.transpose(1, 2, 0)[..., None, None]
     source_y = yy * y + yx * x + (y1 + middle_row)
@@ -309,7 +292,7 @@ def _warp(
 
 
 def _gather(words: jax.Array, indices: jax.Array) -> jax.Array:
-    """Reads words [N, H * W] at indices int32 [N, rows, columns], which must be in range."""
+    """Reads words [N, H * W] at indices int32 [N, H, W], which must be in range."""
     return jax.vmap(lambda w, i: w.at[i].get(mode="promise_in_bounds"))(words, indices)
 
 

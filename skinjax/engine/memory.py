@@ -15,7 +15,7 @@ class Load:
 
     Attributes:
         batch_size: examples of one update.
-        image_size: height and width in pixels of what the model sees in training.
+        image_size: height and width of the model's input in pixels.
         accumulation: parts that a batch is worked through in.
         num_parts: that the examples of a batch are divided into among the devices.
     """

@@ -245,10 +245,9 @@ def check_rows(height: int, downsampling: int, mesh: Mesh) -> None:
     unit = num_parts * downsampling
     if num_parts > 1 and height % unit:
         raise UserError(
-            f"config.image_size, times config.augmentation.crop in training, has {height} rows, "
-            f"which config.mesh.space={num_parts} devices cannot share: the model makes one row of "
-            f"{downsampling}, so that each device needs a multiple of that; set the rows to "
-            f"{_nearest(height, unit)}."
+            f"config.image_size has {height} rows, which config.mesh.space={num_parts} devices "
+            f"cannot share: the model makes one row of {downsampling}, so that each device needs "
+            f"a multiple of that; set the rows to {_nearest(height, unit)}."
         )
 
 

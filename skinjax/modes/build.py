@@ -86,12 +86,6 @@ def create_task(
     )
 
 
-def training_size(config: ConfigDict) -> tuple[int, int]:
-    """Height and width in pixels of what the model sees in training."""
-    height, width = config.image_size
-    return Augmentation(**config.augmentation).view(height, width)
-
-
 def part_config(config: ConfigDict, task: str) -> ConfigDict:
     """The configuration of the run that a joint one is to one of its two tasks."""
     part = default_config(task)
@@ -138,8 +132,7 @@ def create_mesh(
     mesh = parallel.create_mesh(devices, **config.mesh)
     parallel.check_batch_size(config.batch_size, config.accumulation, mesh)
     downsampling = create_trained_task(config, classes=()).downsampling
-    for height in (config.image_size[0], training_size(config)[0]):
-        parallel.check_rows(height, downsampling, mesh)
+    parallel.check_rows(config.image_size[0], downsampling, mesh)
     return mesh
 
 

@@ -165,9 +165,6 @@ def _shared_config(task: str) -> ConfigDict:
             rotate_degrees=15.0,  # each of these is the largest change, drawn evenly; 0 is off
             scale=0.1,
             translate=0.05,  # of the side
-            # Part of the rows and of the columns that training sees, the rest left out half by
-            # shrinking, half by cutting; below 1 it is faster. Evaluation is of whole pictures.
-            crop=1.0,
             brightness=0.1,
             contrast=0.1,
             saturation=0.1,
@@ -272,11 +269,6 @@ def check_config(config: ConfigDict) -> None:
     size = config.image_size
     two = len(size) == 2 and min(size) >= 16
     _require("image_size", size, two, "(height, width), each at least 16")
-    crop = config.augmentation.crop
-    view = [round(side * crop) for side in size]
-    unit, pixels = (32, "a multiple of 32") if config.task == "joint" else (1, "at least 16")
-    sees = crop <= 1 and min(view) >= 16 and not any(side % unit for side in view)
-    _require("augmentation.crop", crop, sees, f"at most 1 and leave sides of {pixels} pixels")
     turns = config.augmentation.quarter_turns
     square = not turns or size[0] == size[1]
     _require("augmentation.quarter_turns", turns, square, "False, or image_size a square")

@@ -113,7 +113,7 @@ class _Run:
         self.config, self.workdir, self.mesh = config, workdir, mesh
         self.load = memory.Load(
             config.batch_size,
-            build.training_size(config),
+            tuple(config.image_size),
             config.accumulation,
             parallel.batch_parts(mesh),
         )

@@ -68,8 +68,7 @@ class Classification:
             key: of the changes and the mixing.
 
         Returns:
-            images float32 [N, *augmentation.view(H, W), 3] and targets float32 [N, K], each row of
-            sum 1.
+            images float32 [N, H, W, 3] and targets float32 [N, K], each row of sum 1.
         """
         augment_key, mix_key = jax.random.split(key)
         images, _, _ = augment(

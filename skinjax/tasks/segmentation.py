@@ -57,7 +57,7 @@ class Segmentation:
 
         Returns:
             images float32 [N, H, W, 3], masks and inside (the pixels that count) float32
-            [N, H, W, 1] of {0, 1}; their H and W are those of `augmentation.view`.
+            [N, H, W, 1] of {0, 1}.
         """
         images, masks, inside = augment(
             key, batch["images"], batch["masks"], batch["boxes"], self.augmentation

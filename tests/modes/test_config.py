@@ -50,10 +50,6 @@ def test_the_defaults_pass_and_come_back_from_json(make, tmp_path):
         (segmentation_config, "augmentation.scale", -0.1),
         (segmentation_config, "seed", -1),
         (segmentation_config, "augmentation.quarter_turns", True),
-        (segmentation_config, "augmentation.crop", 1.01),
-        (segmentation_config, "augmentation.crop", 0.08),  # 15 rows
-        (segmentation_config, "augmentation.crop", -0.5),
-        (joint_config, "augmentation.crop", 0.75),  # 144 rows, no multiple of 32
         (classification_config, "model.depth", 20),
         (classification_config, "model.attention", "scse"),
         (classification_config, "loss.label_smoothing", 1.0),

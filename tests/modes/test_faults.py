@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_when_figures_are_written_is_told(whole_run, small_d
     filler = fill(small_disk)
     command = [sys.executable, "-m", "skinjax.main", "--mode=evaluate", f"--workdir={workdir}"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 1, told.stderr
+    assert told.returncode == 2, told.stderr
     assert "the disk is full" in told.stderr and str(workdir) in told.stderr
     assert "Traceback" not in told.stderr
     assert all(find_damage(folder) is None for folder in checkpoints(workdir).values())

@@ -1,12 +1,10 @@
 """The losses as a configuration puts them together, against NumPy."""
 
-import jax
 import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from skinjax.errors import UserError
-from skinjax.modes.build import create_mesh, create_task
+from skinjax.modes.build import create_task
 from skinjax.modes.config import classification_config, segmentation_config
 
 SHARES = np.array([0.6, 0.3, 0.1])
@@ -69,33 +67,3 @@ def test_the_loss_of_an_outline(bce_weight, dice_weight):
     assert figures["bce"] == pytest.approx(bce, rel=1e-5)
     assert figures["dice_loss"] == pytest.approx(dice, rel=1e-5)
     assert loss == pytest.approx(bce_weight * bce + dice_weight * dice, rel=1e-5)
-
-
-@pytest.mark.parametrize("make", [segmentation_config, classification_config])
-def test_a_crop_is_what_is_trained_on(make):
-    config = make()
-    config.image_size = (32, 64)
-    config.augmentation.crop = 0.75
-    task = create_task(config, ("a", "b"), (0.5, 0.5))
-    batch = {
-        "images": np.zeros((2, 32, 64, 3), np.uint8),
-        "masks": np.zeros((2, 32, 64, 1), np.uint8),
-        "labels": np.zeros(2, np.int32),
-        "boxes": np.int32([[0, 0, 32, 64]] * 2),
-    }
-    variables = jax.eval_shape(task.init, jax.random.key(0))
-    augmented = jax.eval_shape(task.augment, batch, jax.random.key(0))
-    assert augmented["images"].shape == (2, 24, 48, 3)
-    stats = variables["batch_stats"]
-    loss, _ = jax.eval_shape(task.loss, variables["params"], stats, augmented)
-    assert loss.shape == ()
-
-
-def test_rows_of_a_crop_that_devices_cannot_share_are_refused():
-    config = segmentation_config()
-    config.image_size = (32, 64)
-    config.mesh.update({"data": 1, "space": 2})
-    create_mesh(config, jax.devices()[:2])
-    config.augmentation.crop = 0.75
-    with pytest.raises(UserError, match=r"augmentation\.crop in training, has 24 rows"):
-        create_mesh(config, jax.devices()[:2])
