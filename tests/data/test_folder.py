@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from skinjax.data.images import decode_image, decode_mask
 from skinjax.data.sources.folder import FolderSource
+from skinjax.data.sources.folder_layout import Paths, find_masks, image_ids
+from skinjax.data.sources.folder_table import read_header
 from skinjax.errors import UserError
 
 
@@ -353,17 +356,20 @@ def test_a_picture_called_lesion_is_a_picture(tmp_path):
     }
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "VALIDATION"])
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "Test"), ("Training", "valid", "Testing"), ("train", "VALIDATION", "test")],
+)
 @pytest.mark.parametrize("layout", ["{}/{}/1", "images/{}/{}/1", "{}/images/{}/1"])
-def test_class_folders_in_parts(tmp_path, val, layout):
+def test_class_folders_in_parts(tmp_path, train, val, test, layout):
     folder = tmp_path / "set"
-    for part in ("train", val, "Test"):
+    for part in (train, val, test):
         write(folder, *(f"{layout.format(part, name)}.jpg" for name in ("nevus", "melanoma")))
     source = open_both(folder, tmp_path, masks=False)
     assert source.classes == ("melanoma", "nevus")
     assert facts(source, "label", "part") == {
         layout.format(part, label).removeprefix("images/"): (label, meant)
-        for part, meant in (("train", "train"), (val, "val"), ("Test", "test"))
+        for part, meant in ((train, "train"), (val, "val"), (test, "test"))
         for label in ("melanoma", "nevus")
     }
 
@@ -666,6 +672,25 @@ def test_a_row_that_comes_twice_is_taken_once(tmp_path):
     assert len(FolderSource(folder, tmp_path / "cache", **COLUMNS).examples()) == 4
 
 
+def test_a_row_that_comes_twice_may_spell_the_files_otherwise(tmp_path):
+    folder = write(tmp_path / "set", "images/1.jpg", "images/2.jpg", "masks/1.png", "masks/2.png")
+    lines = ["image,mask,label", "1.jpg,masks/1.png,nv", "images/1.jpg,1.png,nv", "2.jpg,2.png,mel"]
+    (folder / "table.csv").write_text("\n".join(lines))
+    source = FolderSource(folder, tmp_path / "cache", mask_column="mask")
+    assert told(source) == {
+        "1": ("images/1.jpg", "masks/1.png"),
+        "2": ("images/2.jpg", "masks/2.png"),
+    }
+    (folder / "table.csv").write_text("\n".join([*lines, "2,1.png,mel"]))
+    with pytest.raises(UserError, match=r"Line 5 .*contradicts an earlier line on images/2\.jpg"):
+        FolderSource(folder, tmp_path / "cache", mask_column="mask")
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=rf"Cannot read {tmp_path}"):
+        read_header(str(tmp_path))  # a folder, since nothing is hidden from a superuser
+
+
 # All shapes
 
 
@@ -704,6 +729,20 @@ def test_fingerprint_follows_what_a_file_that_is_not_used_makes_of_the_rows(tmp_
     after, second = opened()
     assert before != after == ("mel", "nevus")
     assert first != second
+
+
+def test_a_folder_for_each_of_many_cases_is_no_quadratic_work():
+    """A second here; two minutes where each mask looks at each image."""
+    images = [f"case_{case:05}/images/x.png" for case in range(20_000)]
+    pictures = images + [path.replace("images", "masks") for path in images]
+    begin = time.process_time()
+    masks = find_masks(pictures)
+    ids = image_ids(images, masks.folders)
+    paths = Paths(images)
+    assert all(paths.find(path) == [path] for path in images)
+    assert time.process_time() - begin < 20
+    assert masks.by_image == dict(zip(images, pictures[20_000:], strict=True))
+    assert ids == {path: path.removesuffix(".png") for path in images}
 
 
 def test_junk_is_left_alone(tmp_path):

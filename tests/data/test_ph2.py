@@ -387,6 +387,20 @@ def test_what_is_no_spreadsheet(tmp_path, form):
         Ph2Source(folder, tmp_path / "cache")
 
 
+def test_pictures_of_one_size_that_differ_are_refused(tmp_path):
+    """All bitmaps of equal rows and columns have as many bytes."""
+    folder = write_ph2(tmp_path / "ph2")
+    first = next(folder.rglob(f"{IDS[0]}_Dermoscopic_Image/{IDS[0]}.bmp"))
+    copy = folder / "copies" / first.name
+    copy.parent.mkdir()
+    shutil.copyfile(first, copy)
+    Ph2Source(folder, tmp_path / "cache")
+    copy.write_bytes(bmp(255 - picture(0)))
+    assert copy.stat().st_size == first.stat().st_size
+    with pytest.raises(UserError, match=rf"{first.name} and .*{first.name} have the same name"):
+        Ph2Source(folder, tmp_path / "cache")
+
+
 def test_tables_that_differ_are_refused(tmp_path):
     folder = write_ph2(tmp_path / "ph2")
     write_text(folder / "old" / "PH2_dataset.txt", [text_row(0)])

@@ -1,6 +1,7 @@
 """The files of a data set on disk: found in folders and zips, and told apart by their names."""
 
 import collections
+import filecmp
 import functools
 import hashlib
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from skinjax.data.archives import is_junk, unpack, zip_names
+from skinjax.data.archives import is_junk, unpack, unreadable, zip_names
 from skinjax.data.sources.example import Example
 from skinjax.errors import UserError
 
@@ -287,12 +288,29 @@ def walk(folder: Path) -> Iterator[File]:
                 yield File(entry.path, relative, status.st_size, status.st_mtime_ns)
 
 
+def is_copy(file: File, other: File) -> bool:
+    """Whether two files hold the same: by size, where not all of some rows and columns have one.
+
+    Raises:
+      UserError: One cannot be read.
+    """
+    if file.num_bytes != other.num_bytes:
+        return False
+    is_compressed = not file.path.lower().endswith((".bmp", ".tif", ".tiff", ".ppm"))
+    if is_compressed or not file.num_bytes:  # none: of a link to nothing, too
+        return True
+    try:
+        return filecmp.cmp(file.path, other.path, shallow=False)
+    except OSError as error:
+        raise unreadable(error.filename or file.path, error) from error
+
+
 def _keep(files: dict[str, File], key: str, file: File) -> None:
     """Adds a file; a second one of the same key must be a copy (Kaggle's zip holds all twice)."""
     other = files.get(key)
     if other is None:
         files[key] = file
-    elif other.num_bytes != file.num_bytes:
+    elif not is_copy(file, other):
         raise UserError(
             f"{other.path} and {file.path} have the same name and different content: leave only "
             "the right one there."

@@ -218,13 +218,14 @@ class FolderSource(Tallied):
                 homeless.append(row.image)
                 continue
             path = self._only(found, line, row.image)
-            if matched.setdefault(path, row) != row:
+            contradicts = matched.setdefault(path, row) != row
+            if line in named:
+                contradicts |= masks_of.setdefault(path, named[line]) != named[line]
+            if contradicts:
                 raise UserError(
                     f"Line {line} of {table.path} contradicts an earlier line on {path}: correct "
                     "it."
                 )
-            if line in named:
-                masks_of[path] = named[line]
         # What lies among the masks that the table names, and is named by no row, is one too.
         folders = {posixpath.dirname(path) for path in named.values()}
         folders -= {posixpath.dirname(path) for path in matched}
@@ -234,7 +235,8 @@ class FolderSource(Tallied):
         self._note_orphans(masks.paths | more)
         self._tally.leave_out(
             "rows of the table have no image",
-            f"get the missing images, or remove the rows ({KEYS}.image_column is the column)",
+            f"get the missing images, or remove the rows ({KEYS}.image_column is the column; its "
+            "paths begin in the folder of the table or of all)",
             homeless,
             len(rows),
         )

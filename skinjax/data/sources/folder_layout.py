@@ -4,15 +4,16 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skinjax.data.archives import zip_names
-from skinjax.data.sources.files import File, Found
+from skinjax.data.sources.files import File, Found, is_copy
 from skinjax.errors import UserError
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PARTS |= {"test": "test", "testing": "test"}
 
 _MAX_NESTED_ZIPS = 3
 
@@ -81,7 +82,7 @@ def collect(
             for name, file in more.items():
                 path = posixpath.join(folder, name)
                 other = files.setdefault(path, replace(file, relative=path))
-                if other.num_bytes != file.num_bytes:
+                if not is_copy(other, file):
                     raise UserError(
                         f"{other.path} and {path} in {archive.path} differ: leave only the right "
                         "one there."
@@ -110,7 +111,10 @@ class Paths:
         self._root = posixpath.commonpath([posixpath.dirname(path) for path in paths] or [""])
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._whole = {path: [path] for path in paths}
+        self._whole_stems: dict[str, list[str]] = defaultdict(list)
         for path in paths:
+            self._whole_stems[stem_of(path)].append(path)
             name = _fold(posixpath.basename(path))
             self._by_name[name].append(path)
             self._by_stem[stem_of(name)].append(path)
@@ -124,10 +128,10 @@ class Paths:
         """
         value = posixpath.normpath(value.replace("\\", "/"))
         name = _fold(posixpath.basename(value))
-        for named, cut in ((self._by_name, str), (self._by_stem, stem_of)):
+        names, stems = (self._by_name, self._whole), (self._by_stem, self._whole_stems)
+        for (named, whole), cut in ((names, str), (stems, stem_of)):
             for root in (beside, "", self._root):
-                whole = posixpath.normpath(posixpath.join(root, value))
-                exact = [path for path in named.get(name, ()) if cut(path) == whole]
+                exact = whole.get(posixpath.normpath(posixpath.join(root, value)), [])
                 if len(exact) == 1:
                     return exact
             ends = [path for path in named.get(name, ()) if _ends_with(cut(path), value)]
@@ -206,9 +210,14 @@ def find_masks(pictures: Collection[str]) -> Masks:
         if image := _image_of(index, stem):
             add(image, mask)
     image_folders = set()
+    entries: dict[str, set[str]] = defaultdict(set)  # of each folder: those with images, '' itself
+    for path in {*others} - beside.keys():
+        for folder in _folders_of(path):
+            below, _, rest = path[len(folder) :].lstrip("/").partition("/")
+            entries[folder].add(below if rest else "")
     for folder, masks in folders.items():
         best: dict[str, str] = {}
-        for candidate in _image_folders(folder, [path for path in others if path not in beside]):
+        for candidate in _image_folders(folder, entries[posixpath.dirname(folder)]):
             pairs: dict[str, str] = {}
             for mask in masks:
                 stem = posixpath.join(candidate, stem_of(mask[len(folder) + 1 :]))
@@ -239,12 +248,9 @@ def image_ids(images: Iterable[str], image_folders: Iterable[str]) -> dict[str, 
     Raises:
       UserError: Two have the same id.
     """
-    images, image_folders = sorted(images), sorted(image_folders)
-    if image_folders and all(
-        any(not folder or path.startswith(f"{folder}/") for folder in image_folders)
-        for path in images
-    ):
-        base = posixpath.commonpath(image_folders)
+    images, known = sorted(images), frozenset(image_folders)
+    if known and not any(known.isdisjoint(_folders_of(path)) for path in images):
+        base = posixpath.commonpath(known)
     else:
         base = posixpath.commonpath([posixpath.dirname(path) for path in images])
         folders = base.split("/")
@@ -340,15 +346,25 @@ def _mask_folder(path: str) -> str | None:
     return None
 
 
-def _image_folders(mask_folder: str, images: list[str]) -> list[str]:
+def _folders_of(path: str) -> Iterator[str]:
+    """The folders that a path lies in, the innermost first; the last is '', that of all."""
+    while path:
+        path = posixpath.dirname(path)
+        yield path
+
+
+def _image_folders(mask_folder: str, entries: Collection[str]) -> list[str]:
     """The folders that the images of a folder of masks may lie in, the likeliest first.
 
     Only such as can be meant: in a wrong one there may be an image of the same name.
+
+    Args:
+      mask_folder: Its path.
+      entries: The folders beside it that hold images, and '' where images lie beside it.
     """
     above, _, name = mask_folder.rpartition("/")
     start = f"{above}/" if above else ""
-    inside = [path[len(start) :] for path in images if path.startswith(start)]
-    siblings = sorted({path.split("/")[0] if "/" in path else "" for path in inside})
+    siblings = sorted(entries)
     prefix = _prefix(_MASK_FOLDER, name) or ""
     named = [
         sibling

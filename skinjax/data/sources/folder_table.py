@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from skinjax.data.archives import unreadable
 from skinjax.data.sources.folder_layout import PARTS
 from skinjax.data.sources.tables import read_rows
 from skinjax.errors import UserError
@@ -24,18 +25,25 @@ class Row:
       metadata: All else.
     """
 
-    image: str = ""
+    image: str = field(default="", compare=False)  # the same file may be spelt in several ways
     label: str | None = None
     group: str | None = None
-    mask: str | None = None
+    mask: str | None = field(default=None, compare=False)
     part: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_header(path: str) -> list[str]:
-    """The columns of a table, as far as it is one."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline(10_000).strip("\n")
+    """The columns of a table, as far as it is one.
+
+    Raises:
+      UserError: It cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(10_000).strip("\n")
+    except OSError as error:
+        raise unreadable(path, error) from error
     return [name.strip().strip('"') for name in header.split("\t" if "\t" in header else ",")]
 
 

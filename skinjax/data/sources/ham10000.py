@@ -21,6 +21,7 @@ from skinjax.data.sources.files import (
     stat_file,
 )
 from skinjax.data.sources.ham10000_tables import TableRow, read_metadata, read_one_hot
+from skinjax.data.sources.tables import differ
 from skinjax.errors import UserError
 
 _MASK_SET = "HAM10000_segmentations_lesion_tschandl"
@@ -133,8 +134,7 @@ class Ham10000Source(Tallied):
         for kind, read in (("table", read_metadata), ("one-hot table", read_one_hot)):
             files = list(found[kind].values())
             if files:
-                contents = {Path(file.path).read_bytes() for file in files}
-                if len(contents) > 1:
+                if differ(file.path for file in files):
                     names = " and ".join(file.path for file in files)
                     raise UserError(f"The tables {names} differ: leave only the right one there.")
                 return files[0], read(files[0].path)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from skinjax.data.archives import unreadable
 from skinjax.data.sources.isic_files import IMAGE_ID, YEARS
 from skinjax.data.sources.tables import is_one, read_rows, require_columns
 from skinjax.errors import UserError
@@ -94,6 +95,8 @@ def _read_without_header(path: str) -> Iterator[tuple[int, dict[str, str]]]:
                     yield reader.line_num, {"image": values[0].strip(), "label": values[1].strip()}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no table ({error}): download it again.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _pop_id(columns: dict[str, str], path: str, line: int) -> str:

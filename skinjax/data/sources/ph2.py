@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from skinjax.data.archives import unreadable
 from skinjax.data.sources.example import Example
 from skinjax.data.sources.files import (
     ORPHANED_MASKS,
@@ -24,7 +25,7 @@ from skinjax.data.sources.files import (
     require_source,
     stat_file,
 )
-from skinjax.data.sources.tables import require_columns
+from skinjax.data.sources.tables import differ, require_columns
 from skinjax.errors import UserError
 
 # In the order of the numbers in the text table.
@@ -145,7 +146,7 @@ class Ph2Source(Tallied):
         """The text table, or else the spreadsheet, or none."""
         for kind in ("txt", "xlsx"):
             files = list(found[kind].values())
-            if len({Path(file.path).read_bytes() for file in files}) > 1:
+            if differ(file.path for file in files):
                 names = " and ".join(file.path for file in files)
                 raise UserError(f"The tables {names} differ: leave only the right one there.")
             if files:
@@ -248,7 +249,10 @@ def _text_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Reads PH2_dataset.txt: the number of a line, and its values by column."""
     header: list[str] = []
     # Only the legend, which is prose, may have other letters than those of ASCII.
-    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise unreadable(path, error) from error
     for line, content in enumerate(text.splitlines(), start=1):
         if not content.lstrip().startswith("|"):
             continue

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from skinjax.data.archives import unreadable
 from skinjax.errors import UserError
@@ -35,6 +36,21 @@ def read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{path} is no table ({error}): download it again.") from error
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def differ(paths: Iterable[str]) -> bool:
+    """Whether tables that are found more than once are not copies.
+
+    Raises:
+      UserError: One cannot be read.
+    """
+    contents = set()
+    for path in paths:
+        try:
+            contents.add(Path(path).read_bytes())
+        except OSError as error:
+            raise unreadable(path, error) from error
+    return len(contents) > 1
 
 
 def require_columns(path: str, row: dict[str, str], columns: Iterable[str]) -> None:
