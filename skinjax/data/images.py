@@ -96,7 +96,12 @@ def convert_image(image: Image.Image, name: str) -> np.ndarray:
       BrokenPicture: It has values that are neither 8-bit nor 16-bit.
     """
     turn = _TRANSPOSITIONS.get(_orientation(image))
-    return _to_rgb(image if turn is None else image.transpose(turn), name)
+    return _to_rgb(_divided(image if turn is None else image.transpose(turn)), name)
+
+
+def _divided(image: Image.Image) -> Image.Image:
+    """Grey that is multiplied by its opacity as plain grey: Pillow converts it to nothing else."""
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
@@ -311,7 +316,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         if width * height <= max_pixels:
             image.load()
             turn = _TRANSPOSITIONS.get(_orientation(image))
-            return image if turn is None else image.transpose(turn)
+            return _divided(image if turn is None else image.transpose(turn))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenPicture(
             "too large",

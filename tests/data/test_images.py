@@ -247,6 +247,22 @@ def test_mask_of_every_mode():
         np.testing.assert_array_equal(images.decode_mask(encode(image), image.mode), MASK)
 
 
+def test_grey_times_its_opacity_is_read():
+    """TIFF's associated alpha (ExtraSamples 1), which Pillow writes not at all."""
+    mask = Image.fromarray(MASK * np.uint8(255))
+    mask.putalpha(255)
+    buffer = io.BytesIO()
+    mask.save(buffer, "TIFF")
+    entry = struct.pack("<HHIH", 338, 3, 1, 2)
+    assert buffer.getvalue().count(entry) == 1
+    data = buffer.getvalue().replace(entry, struct.pack("<HHIH", 338, 3, 1, 1))
+    assert Image.open(io.BytesIO(data)).mode == "La"
+    np.testing.assert_array_equal(images.decode_mask(data, "m"), MASK)
+    np.testing.assert_array_equal(images.decode_image(data, "p")[..., 0], MASK * 255)
+    converted = images.convert_image(Image.open(io.BytesIO(data)), "p")
+    np.testing.assert_array_equal(converted, images.decode_image(data, "p"))
+
+
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 def test_mask_of_one_level(level):
     data = encode(Image.fromarray(np.full((3, 4), level, np.uint8)))
