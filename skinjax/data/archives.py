@@ -6,14 +6,16 @@ import fcntl
 import hashlib
 import lzma
 import os
+import platform
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from absl import logging
 
@@ -24,6 +26,8 @@ MAX_UNPACKED_BYTES = 2**40
 
 _JUNK_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _CHUNK_BYTES = 2**20
+_HOST = f"-{platform.node()}-"
+_DAY = 24 * 60 * 60.0
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -86,7 +90,8 @@ def build_folder(target: Path) -> Iterator[Path]:
 
     So `target` is never seen half-filled. Where another process was faster, its folder stays and
     this one is dropped. Folders left behind by processes that died are removed; those of living
-    ones are known by a lock on the folder and left alone.
+    ones are known by a lock on the folder and left alone. Other hosts do not see locks on folders
+    of NFS: those of theirs are left alone until they are a day old.
 
     Args:
       target: The folder to make.
@@ -97,7 +102,7 @@ def build_folder(target: Path) -> Iterator[Path]:
     parent = target.parent
     parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(parent)
-    stem = f".{target.name}-{uuid.uuid4().hex[:12]}"
+    stem = f".{target.name}{_HOST}{uuid.uuid4().hex[:12]}"
     unlocked, temporary = parent / f"{stem}.new", parent / f"{stem}.tmp"
     unlocked.mkdir()
     descriptor = os.open(unlocked, os.O_RDONLY)
@@ -138,8 +143,8 @@ def unpack(archive: Path, cache_dir: Path, *, max_bytes: int = MAX_UNPACKED_BYTE
       The folder that holds the zip's content.
 
     Raises:
-      UserError: The zip is damaged, encrypted, too large, or holds a path that leads out of it or
-        a link; or the cache cannot be written.
+      UserError: The zip is damaged, encrypted, too large, or holds a link, or a path that leads out
+        of it or is another one elsewhere; or the cache cannot be written.
     """
     status = archive.stat()
     key = f"{archive.name}\n{status.st_size}\n{status.st_mtime_ns}"
@@ -197,10 +202,16 @@ def _checked_members(
     total = 0
     for member in opened.infolist():
         path = PurePosixPath(member.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in str(path):
+        windows = PureWindowsPath(member.filename)
+        if path.is_absolute() or ".." in (*path.parts, *windows.parts) or windows.anchor:
             raise UserError(
                 f"The zip {archive} holds the path {member.filename!r}, which leads out of it: do "
                 "not trust it, and download it again from where it is published."
+            )
+        if "\\" in member.filename or ":" in member.filename:
+            raise UserError(
+                f"The zip {archive} holds the path {member.filename!r}, whose backslash or colon "
+                "means another thing on other systems: unpack it yourself and give the folder."
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(
@@ -259,6 +270,9 @@ def _remove_leftovers(parent: Path) -> None:
         except OSError:
             continue  # another process removed it, it became whole, or it is another user's
         try:
+            age = time.time() - os.fstat(descriptor).st_mtime
+            if _HOST not in leftover.name and age < _DAY:
+                continue
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             continue  # its process lives, or the file system knows no locks
