@@ -56,6 +56,35 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def host_bytes(
+    groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """The memory that this process may use: the machine's, or what a container or a job has of it.
+
+    Args:
+        groups: the control groups of the process (https://docs.kernel.org/admin-guide/cgroup-v2.html).
+        mounted: where their limits lie.
+    """
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        folder, name = mounted, "memory.max"
+        if controllers:  # of version 1
+            folder, name = mounted / "memory", "memory.limit_in_bytes"
+            if "memory" not in controllers.split(","):
+                continue
+        # Those above have limits, too; in a container the path may be the machine's, and not here.
+        group = Path(path.lstrip("/"))
+        for above in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # without a limit it says 'max'
+                limits.append(int((folder / above / name).read_text()))
+    return min(limits)
+
+
 def end_at_once(exit_status: int) -> NoReturn:
     """Ends the process with what it has printed, but without what else is done in order at an exit.
 

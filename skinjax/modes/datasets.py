@@ -1,6 +1,5 @@
 """From a configuration to its data: prepared, split, and read as examples."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from skinjax.data.pipeline import Examples, Order
 from skinjax.data.records import ABOUT, Prepared, prepare
 from skinjax.data.table import Row
 from skinjax.errors import UserError
+from skinjax.process import host_bytes
 
 
 def prepare_data(config: ConfigDict) -> Prepared | Combined:
@@ -288,8 +288,7 @@ def choose_cache(
     num_bytes = num_examples * height * width * (4 if with_masks else 3)
     if device_bytes and num_bytes <= DEVICE_SHARE * device_bytes:
         return "device"
-    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return "host" if num_bytes <= HOST_SHARE * host_bytes else "none"
+    return "host" if num_bytes <= HOST_SHARE * host_bytes() else "none"
 
 
 def check_labels(prepared: Prepared | Combined, positions: list[int]) -> None:
