@@ -56,13 +56,17 @@ def report(workdir: Path, evaluation: str = "", source: str = "") -> Path:
     sections = [_card(run), *_data(run), _recipe(run), _training(run)]
     sections += mask_sections(run) if segments else class_sections(run)
     sections += _others(run)
-    names = {section.name for section in sections}
+    own, split = (run.evaluation.figures[name] for name in ("is_own_data", "split"))
+    answers = {section.name: section.name for section in sections}
+    answers |= {"own_test": "scores"} if own and split == "test" else {}
+    if not all(figures["is_own_data"] for _, figures in list_evaluations(workdir)):
+        answers["other_data"] = "others" if own else "scores"
     checklists = (
         "The items of CLAIM 2024 (Tejani et al., Radiol Artif Intell 6:e240300) and TRIPOD+AI "
         "(Collins et al., BMJ 385:e078378, 2024) that this page answers, and those it cannot. In "
         "our words: read theirs before you submit."
     )
-    blocks: list[Block] = [Text(checklists), checklist_table(names)]
+    blocks: list[Block] = [Text(checklists), checklist_table(answers)]
     sections.append(Section("checklists", "For a paper: CLAIM and TRIPOD+AI", blocks))
 
     output = workdir / "report"
@@ -197,10 +201,11 @@ def _data(run: Reported) -> list[Section]:
     for part, members in parts.items():
         counts[part] = {"images": len(members), "lesions": len({lesion for _, lesion in members})}
         known_rows = [table[image_id] for image_id, _ in members if image_id in table]
-        for row in known_rows:
-            if row.label:
-                counts[part][row.label] = counts[part].get(row.label, 0) + 1
-        if known_rows:
+        if not table or len(known_rows) < len(members):  # of some, as of one set, it says little
+            continue
+        named = [row.label for row in known_rows]
+        counts[part] |= {name: named.count(name) for name in classes}
+        if members:
             rows_of[part] = [row.metadata for row in known_rows]
     name = run.evaluation.name
     if not rows_of:

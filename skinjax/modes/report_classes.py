@@ -9,7 +9,6 @@ from skinjax.errors import UserError
 from skinjax.modes.report_groups import groups_section
 from skinjax.modes.reported import (
     LEFT_OUT,
-    NO_VALUE,
     Reported,
     estimate_text,
     known,
@@ -17,7 +16,7 @@ from skinjax.modes.reported import (
 )
 from skinjax.report.classification_figures import ReliabilityBin
 from skinjax.report.gallery import extremes
-from skinjax.report.page import Block, Gallery, Picture, Plots, Section, Table, Text
+from skinjax.report.page import NO_VALUE, Block, Gallery, Picture, Plots, Section, Table, Text
 from skinjax.report.run_class_figures import (
     confusion_plot,
     coverage_risk_plot,

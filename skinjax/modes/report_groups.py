@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from skinjax.modes.evaluations import Evaluation
-from skinjax.modes.reported import NO_VALUE, Reported, estimate_text
-from skinjax.report.page import Block, Plots, Section, Table, Text
+from skinjax.modes.reported import Reported, estimate_text
+from skinjax.report.page import NO_VALUE, Block, Plots, Section, Table, Text
 from skinjax.report.run_figures import Point, forest
 from skinjax.tasks.skin_tone import SKIN_TONES, skin_tone
 from skinjax.tasks.subgroups import (

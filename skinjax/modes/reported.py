@@ -14,9 +14,9 @@ from skinjax.errors import UserError
 from skinjax.modes import datasets
 from skinjax.modes.config import flatten
 from skinjax.modes.evaluations import Evaluation
+from skinjax.report.page import NO_VALUE
 from skinjax.tasks.subgroups import Estimate, Figure
 
-NO_VALUE = "\N{EN DASH}"
 # Where they lay is told on the terminal alone: a page may be passed on.
 LEFT_OUT = "The pictures are left out: the data could not be read when this page was made."
 

@@ -4,7 +4,7 @@ CLAIM 2024 (Tejani et al., Radiol Artif Intell 6:e240300) has 44 items; TRIPOD+A
 BMJ 385:e078378, 2024) has 27, most of them in parts. The words here are ours: cite the checklists'.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from skinjax.report.page import Link, Table
@@ -20,7 +20,8 @@ class Item:
       topic: what is asked.
       claim: the items of CLAIM 2024 that ask it.
       tripod: those of TRIPOD+AI.
-      sections: of the page that answer it; where it has none of them, the authors do.
+      sections: of the page that answer it, or what stands in one; where it has none of them, the
+        authors do.
       words: what the page says of it, or what the authors must.
       whole: whether the page answers all of it.
     """
@@ -113,7 +114,7 @@ ITEMS = (
     _answered("first weights", "24", "", "recipe", "their seed or their source"),
     _answered("training", "25", "", "recipe training", "settings, augmentation, curves"),
     _answered("choice of the checkpoint", "26", "", "training", "by one score on val"),
-    _answered("averages of models or views", "27", "", "recipe", "of weights, of flips"),
+    _answered("averages of models or views", "27", "", "card recipe", "of weights, of flips"),
     _answered("class imbalance", "", "13", "recipe", "sampling and weights of the loss"),
     _answered("measures", "28", "12e", "scores", "each with its baseline"),
     _answered(
@@ -122,12 +123,12 @@ ITEMS = (
     _answered("uncertainty", "29", "", "scores", "95%, by a bootstrap over lesions"),
     _authors("robustness", "30", "", "other seeds, folds and data sets: run them and compare"),
     _authors("explanations", "31", "", "maps, and how they were checked"),
-    _answered("test on the run's own data", "32", "", "scores", "its test part"),
+    _answered("test on the run's own data", "32", "", "own_test", "its test part"),
     _in_part(
         "test on other data, and how they differ",
         "33",
         "16",
-        "others",
+        "other_data",
         "the scores; how the data differ is yours",
     ),
     _in_part(
@@ -169,17 +170,17 @@ ITEMS = (
 )
 
 
-def checklist_table(sections: Collection[str]) -> Table:
+def checklist_table(sections: Mapping[str, str]) -> Table:
     """The table of what is answered and what is not, the answered first.
 
     Args:
-      sections: the names of the sections that the page has.
+      sections: what the page has, by the names in `ITEMS`, and the section that each stands in.
     """
     rows: dict[str, list[list[str | Link]]] = {ANSWERED: [], IN_PART: [], AUTHORS: []}
     for item in ITEMS:
         there = [name for name in item.sections if name in sections]
         status = (ANSWERED if item.whole else IN_PART) if there else AUTHORS
-        cell: str | Link = Link(status, there[0]) if there else status
+        cell: str | Link = Link(status, sections[there[0]]) if there else status
         rows[status].append(
             [item.topic, ", ".join(item.claim), ", ".join(item.tripod), cell, item.words]
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skinjax.report.page import Block, Facts, Listing, Table, Text
+from skinjax.report.page import NO_VALUE, Block, Facts, Listing, Table, Text
 
 WARNING = (
     "Not a medical device: for research and teaching only. Do not diagnose, reassure, refer or "
@@ -117,8 +117,8 @@ def recipe(settings: Settings) -> list[Block]:
             "optimiser",
             f"SGD, momentum {value('optimizer.momentum')}"
             f"{', Nesterov' if value('optimizer.nesterov') else ''}, weight decay "
-            f"{value('optimizer.weight_decay'):g}, gradients clipped at "
-            f"{value('optimizer.clip_norm'):g}",
+            f"{value('optimizer.weight_decay'):g}, gradients "
+            + (f"clipped at {clip:g}" if (clip := value("optimizer.clip_norm")) else "not clipped"),
         ),
         (
             "learning rate",
@@ -179,14 +179,19 @@ def split_table(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str])
     """Images, lesions and classes of each part.
 
     Args:
-      counts: by part: 'images', 'lesions', and the images of each class, as far as known.
+      counts: by part: 'images', 'lesions', and the images of each class; without those that are
+        not known.
       classes: the columns.
     """
-    shown = [name for name in classes if any(name in part for part in counts.values())]
+
+    def cell(part: Mapping[str, int], key: str) -> str:
+        return f"{part[key]:,}" if key in part else NO_VALUE
+
+    shown = [name for name in classes if any(part.get(name) for part in counts.values())]
     return Table(
         ("part", "images", "lesions", *shown),
         [
-            [name, *(f"{part.get(key, 0):,}" for key in ("images", "lesions", *shown))]
+            [name, *(cell(part, key) for key in ("images", "lesions", *shown))]
             for name, part in counts.items()
         ],
     )

@@ -18,6 +18,8 @@ from PIL import Image
 from skinjax import __version__
 from skinjax.report.plot import Plot
 
+NO_VALUE = "\N{EN DASH}"  # of a cell of a table
+
 _THUMBNAIL = 220  # pixels of the longer side
 
 

@@ -303,6 +303,31 @@ def test_another_evaluation_is_reported_by_its_name(segmentation, tmp_path):
         report(workdir, evaluation="tset")
 
 
+def test_of_other_data_what_is_not_known_is_not_said(classification, tmp_path):
+    workdir = shutil.copytree(classification, tmp_path / "run")
+    report(workdir)
+    answered = "test on the run's own data 32"
+    assert answered + " answered" in _words(workdir)
+    assert "test on other data, and how they differ 33 16 left to the authors" in _words(workdir)
+    folder = (workdir / "evaluate" / "test").rename(workdir / "evaluate" / "all-ph2")
+    figures = json.loads((folder / "metrics.json").read_text())
+    figures |= {"is_own_data": False, "dataset": "ph2", "split": "all", "source": "/gone"}
+    (folder / "metrics.json").write_text(json.dumps(figures))
+    report(workdir, "all-ph2")
+    words = _words(workdir)
+    assert answered + " left to the authors" in words
+    assert "test on other data, and how they differ 33 16 in part" in words
+    num_classes = len({row["truth"] for row in rows_of(folder / "predictions.csv")})
+    assert re.search(r"train \d+ \d+" + " \N{EN DASH}" * num_classes, words)
+    assert re.search(r"all-ph2 \d+ \d+" + r" \d+" * num_classes, words)
+
+
+def _words(workdir):
+    """What a page says, with a space between any two cells and lines."""
+    page = re.sub(r"<[^>]+>", " ", page_of(workdir)[0])
+    return " ".join(html.unescape(page).split())
+
+
 def test_where_the_data_are_gone_the_page_says_so(either, tmp_path, capsys):
     workdir = shutil.copytree(either, tmp_path / "run")
     config = read_config(workdir)
