@@ -157,7 +157,7 @@ give_up() {
 }
 
 train() {
-  local failures=0 look="$clone/launch/worker.sh status"
+  local failures=0 installed="" look="$clone/launch/worker.sh status"
   # What lies on the slice goes with it, when it is preempted and when the training is complete.
   if [[ " ${arguments[*]-}" != *" --workdir=gs://"* ]]; then
     mistake "after the -- comes a run in a bucket, as --workdir=gs://BUCKET/RUN: the slice is deleted."
@@ -166,9 +166,11 @@ train() {
     create
     ask none on_workers 0 "$look"
     # No answer is one, too: a slice that is new takes its time.
-    if [[ -z $answer || $answer == none ]] && ! install; then
+    # Where an earlier call's training failed, what lies here may be mended, what lies there is not.
+    if [[ $answer == running || $answer == 75 ]]; then installed=yes; fi
+    if [[ -z $installed || -z $answer || $answer == none ]] && ! install; then
       answer=127
-    elif [[ $answer != running ]] && ! start; then
+    elif installed=yes && [[ $answer != running ]] && ! start; then
       answer=126
     else
       # What ends it may be the connection: how the training ended is asked for.

@@ -380,6 +380,15 @@ def test_a_training_that_runs_is_only_followed(tracked):
     assert brief(tracked) == ["describe", look, "ssh worker.sh follow", look, "delete"]
 
 
+@pytest.mark.parametrize("status", [1, 2])
+def test_what_was_mended_is_installed_once(tracked, status):
+    slice, training = "ACTIVE " * 3, f"{status} 1 1 0"
+    done = tpu(tracked, "train", *TRAIN, *RUN, slice=slice, training=training)
+    assert done.returncode == 0, done.stderr
+    again = [task for task in WHOLE if task not in ("scp", "ssh worker.sh install")]
+    assert brief(tracked) == ["describe", *WHOLE, "describe", *again, "delete"]
+
+
 def test_a_mistake_leaves_the_slice_and_says_that_it_costs(tracked):
     done = tpu(tracked, "train", *TRAIN, *RUN, slice="ACTIVE", training="- 2")
     assert done.returncode == 2
