@@ -49,16 +49,22 @@ def test_each_picture_gets_a_sheet_of_its_own_shape(task, model, pictures, tmp_p
     monkeypatch.setattr(mode.drawing, name, keep)
     monkeypatch.setattr(mode, "_BATCH_SIZE", 3)  # two batches, the last not full
     sheets = [tmp_path / "out" / "sub" / picture.name for picture in pictures]
-    explain(tmp_path / "run", [stat_file(str(p), p.name) for p in pictures], sheets)
-    model_of_run = skinjax.load(tmp_path / "run")
+    files = [stat_file(str(p), p.name) for p in pictures]
+    told = None
+    if task == "classification":
+        model_of_run = skinjax.load(tmp_path / "run")
+        told = np.array([model_of_run.predict(picture).probabilities for picture in pictures])
+        told[2] = np.roll(told[2], 1)  # not what this model alone would say
+    explain(tmp_path / "run", files, sheets, probabilities=told)
     assert all(sheet.read_bytes().startswith(b"\x89PNG") for sheet in sheets)
-    for picture, shape in zip(pictures, SHAPES, strict=True):
+    for index, (picture, shape) in enumerate(zip(pictures, SHAPES, strict=True)):
         image, rest = drawn[picture.name]
         np.testing.assert_array_equal(image, np.asarray(Image.open(picture)))
-        predicted = model_of_run.predict(picture)
-        np.testing.assert_allclose(
-            rest[0 if task == "segmentation" else 1], predicted.probabilities, atol=1e-5
-        )
+        if told is None:
+            predicted = skinjax.load(tmp_path / "run").predict(picture)
+            np.testing.assert_allclose(rest[0], predicted.probabilities, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(rest[1], told[index])
         maps = rest[:2] if task == "segmentation" else rest[2:3]
         assert [m.shape for m in maps] == [shape] * len(maps)
         gates = rest[-1]
@@ -69,7 +75,11 @@ def test_each_picture_gets_a_sheet_of_its_own_shape(task, model, pictures, tmp_p
     # Alone, a picture is explained as it is in a batch.
     together = drawn[pictures[2].name][1]
     alone = stat_file(str(pictures[2]), pictures[2].name)
-    explain(tmp_path / "run", [alone], [tmp_path / "again.png"])
+    chances = None if told is None else told[2:3]
+    explain(tmp_path / "run", [alone], [tmp_path / "again.png"], probabilities=chances)
     alone = drawn[pictures[2].name][1]
     index = 1 if task == "segmentation" else 2
     np.testing.assert_allclose(alone[index], together[index], atol=1e-5)
+    if told is not None:  # the likeliest class is the one that is explained
+        explain(tmp_path / "run", files[2:3], sheets[2:3], probabilities=np.roll(chances, -1))
+        assert np.abs(drawn[pictures[2].name][1][2] - together[2]).max() > 0.01
