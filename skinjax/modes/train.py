@@ -1,6 +1,7 @@
 """Training: the loop on one screen, and beneath it what it stands on."""
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -30,7 +31,14 @@ from skinjax.modes import bucket, build, datasets
 from skinjax.modes.config import check_config
 from skinjax.modes.inference import restore_variables
 from skinjax.modes.joint_runs import write_parts
-from skinjax.modes.workdir import locked, open_workdir, write_classes, write_config, write_text
+from skinjax.modes.workdir import (
+    locked,
+    open_workdir,
+    read_classes,
+    write_classes,
+    write_config,
+    write_text,
+)
 from skinjax.tasks.initialise import from_state_dict, from_variables, imagenet_weights
 
 
@@ -324,10 +332,11 @@ def _find_weights(config: ConfigDict) -> Path:
     """
     if config.init_from == "imagenet":
         return imagenet_weights(build.create_trained_task(config, classes=()))
-    source = Path(config.init_from)
-    if not source.exists():
+    source = Path(os.path.expanduser(config.init_from))
+    if not source.exists() or (source.is_dir() and not (source / "config.json").exists()):
+        missing = "holds no run" if source.is_dir() else "is missing"
         raise UserError(
-            f"config.init_from={source} is missing: name a .safetensors or .pth file of weights, "
+            f"config.init_from={source} {missing}: name a .safetensors or .pth file of weights, "
             "or the workdir of another run."
         )
     return source
@@ -343,10 +352,22 @@ def _write_setting(
     """Writes what tells the run apart from others; its config.json, which makes it one, last."""
     if resumed:
         _check_splits(workdir / "splits.csv", prepared, splits)
+        if config.task != "segmentation":
+            _check_classes(workdir, prepared.classes)
     else:
         splitting.write_splits(workdir / "splits.csv", prepared.table, splits)
     write_classes(workdir / "classes.json", prepared.classes)
     write_config(workdir / "config.json", config)
+
+
+def _check_classes(workdir: Path, classes: tuple[str, ...]) -> None:
+    """Refuses to go on where the outputs, which are in the classes' order, would change meaning."""
+    if (workdir / "classes.json").exists() and (known := read_classes(workdir)) != classes:
+        raise UserError(
+            f"The classes are no longer those of {workdir / 'classes.json'}: {', '.join(known)} "
+            f"then, {', '.join(classes)} now. Name them as they were, or begin a new run in "
+            "another --workdir."
+        )
 
 
 def _check_splits(path: Path, prepared: Prepared | Combined, splits: dict[str, list[int]]) -> None:

@@ -15,10 +15,18 @@ from skinjax.engine import parallel
 from skinjax.engine.checkpoint import Checkpoints
 from skinjax.errors import Interrupted, UserError
 from skinjax.modes import datasets
+from skinjax.modes.config import classification_config
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.inference import restore_variables
-from skinjax.modes.train import _Run, train
-from skinjax.modes.workdir import locked, open_workdir, read_config, write_config
+from skinjax.modes.train import _Run, _write_setting, train
+from skinjax.modes.workdir import (
+    locked,
+    open_workdir,
+    read_classes,
+    read_config,
+    write_classes,
+    write_config,
+)
 from skinjax.tasks.metrics import MASK_HEADLINES
 from skinjax.tasks.segmentation import Segmentation
 
@@ -307,6 +315,20 @@ def test_a_data_set_that_changed_is_refused(config, whole_run):
             train(config, whole_run, TWO)
     finally:
         (whole_run / "config.json").write_text(original)
+
+
+def test_classes_in_another_order_are_refused(config, tmp_path):
+    prepared = datasets.prepare_data(config)
+    splits = datasets.split_data(config, prepared)
+    diagnoses = classification_config()
+    _write_setting(tmp_path, diagnoses, prepared, splits, resumed=False)
+    classes = read_classes(tmp_path)
+    write_classes(tmp_path / "classes.json", classes[::-1])
+    with pytest.raises(UserError, match=f"{classes[-1]}.* then, {classes[0]}.* now"):
+        _write_setting(tmp_path, diagnoses, prepared, splits, resumed=True)
+    assert read_classes(tmp_path) == classes[::-1]
+    _write_setting(tmp_path, config, prepared, splits, resumed=True)  # outlines have none
+    assert read_classes(tmp_path) == classes
 
 
 def test_evaluation_counts_each_image_once_whatever_the_batch_size(whole_run, tmp_path):
