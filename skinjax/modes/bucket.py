@@ -59,6 +59,10 @@ def opened(workdir: str) -> Iterator[Path]:
         digests = _fetch(copy, address)
         try:
             yield copy
+        except UserError as error:
+            # In the user's words: the copy is gone by the time that it is read.
+            error.args = tuple(str(arg).replace(str(copy), address) for arg in error.args)
+            raise
         finally:
             # Of every process: each may have written masks into its copy.
             _publish(copy)
@@ -127,6 +131,11 @@ def checkpoints_folder(workdir: Path) -> Path | epath.Path:
 def is_copy(workdir: Path) -> bool:
     """Whether a folder is a copy of one in a bucket."""
     return _read_note(workdir)[0] is not None
+
+
+def address_of(workdir: Path) -> str:
+    """Where a run's folder is found again: its place in a bucket, or its whole path."""
+    return _read_note(workdir)[0] or str(workdir.resolve())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
+from skinjax.modes import bucket
 from skinjax.modes.evaluate_classes import evaluate_classes
 from skinjax.modes.evaluate_masks import evaluate_masks
 from skinjax.modes.evaluations import TABLES, read_rows
@@ -50,7 +51,8 @@ def evaluate(
     name += "".join(f"-with-{_tell_apart(other, workdir)}" for other in others)
     output = workdir / "evaluate" / name
     image_ids = {run.prepared.table[position].image_id for position in positions}
-    on_main(lambda: _make_folder(output, image_ids))
+    averaged = [bucket.address_of(member.workdir) for member in run.members]
+    on_main(lambda: _make_folder(output, image_ids, averaged))
     score = evaluate_masks if run.config.task == "segmentation" else evaluate_classes
     figures, summary = score(run, positions, output)
     weights = "ema" if run.config.ema_decay else "raw"
@@ -61,11 +63,11 @@ def evaluate(
     if others:
         figures["averaged"] = [
             {
-                "workdir": str(member.workdir),
+                "workdir": address,
                 "name": _tell_apart(member.workdir, workdir),
                 "checkpoint_step": member.step,
             }
-            for member in run.members
+            for member, address in zip(run.members, averaged, strict=True)
         ]
     if is_main():
         write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
@@ -77,8 +79,8 @@ def evaluate(
     return figures
 
 
-def _make_folder(output: Path, image_ids: set[str]) -> None:
-    """Makes an evaluation's folder, unless one of other images is there, which keeps it.
+def _make_folder(output: Path, image_ids: set[str], averaged: Sequence[str] = ()) -> None:
+    """Makes an evaluation's folder, unless one of other images or runs is there, which keeps it.
 
     One of some of these images is replaced: the data set has grown.
 
@@ -86,6 +88,15 @@ def _make_folder(output: Path, image_ids: set[str]) -> None:
         UserError: with what the folder holds, or that it cannot be written.
     """
     if (output / "metrics.json").is_file():
+        figures = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+        before = [member["workdir"] for member in figures.get("averaged", [])[1:]]
+        # One that is gone may be another's by now, moved.
+        there = [run for run in before if run.startswith(bucket.SCHEME) or Path(run).exists()]
+        if other := [run for run in there if run not in averaged]:
+            raise UserError(
+                f"{output} is an average with another run ({other[0]}): move the folder away, so "
+                "that it is not replaced."
+            )
         tables = [output / table for table in TABLES.values() if (output / table).is_file()]
         rows = [row for table in tables for row in read_rows(table.read_text(encoding="utf-8"))]
         others = [row["image_id"] for row in rows if row["image_id"] not in image_ids]

@@ -17,7 +17,7 @@ from fake_gcs import FakeGCS
 
 from skinjax.errors import UserError
 from skinjax.modes import bucket
-from skinjax.modes.workdir import locked
+from skinjax.modes.workdir import locked, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "gs://bucket/runs/one"
@@ -46,6 +46,13 @@ def contents(server):
     return {
         name.removeprefix("runs/one/"): stored.content for name, stored in server.objects.items()
     }
+
+
+def test_a_mistake_is_told_of_the_bucket_and_not_of_the_copy(server):
+    told = f"^--workdir={RUN} holds no run"
+    with pytest.raises(UserError, match=told), bucket.opened(RUN) as copy:
+        assert bucket.address_of(copy) == RUN
+        read_config(copy)
 
 
 def test_what_is_written_comes_to_the_bucket_and_back(server):

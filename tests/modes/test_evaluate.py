@@ -1,5 +1,7 @@
 """An evaluation is not replaced by one of other images that has its name."""
 
+import json
+
 import pytest
 
 from skinjax.errors import UserError
@@ -26,6 +28,22 @@ def test_the_same_is_replaced_also_where_its_data_has_grown(output, images):
 def test_one_of_other_images_is_named(output):
     with pytest.raises(UserError, match=r"all-folder is an evaluation of other images .* as b\)"):
         _make_folder(output, {"a", "c"})
+
+
+def test_an_average_with_another_run_is_not_replaced(output):
+    ours, other = output.parents[1], output.parents[2] / "lite" / "s1"
+    averaged = [{"workdir": "/wherever/it/was"}, {"workdir": str(other)}]
+    (output / "metrics.json").write_text(json.dumps({"averaged": averaged}))
+    now = [str(ours), str(output.parents[2] / "scse" / "s1")]
+    _make_folder(output, {"a", "b"}, now)  # the other is gone: it may be the same, moved
+    other.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"average with another run \(.*lite/s1\): move"):
+        _make_folder(output, {"a", "b"}, now)
+    _make_folder(output, {"a", "b"}, [str(ours), str(other)])
+    averaged[1]["workdir"] = "gs://b/lite/s1"
+    (output / "metrics.json").write_text(json.dumps({"averaged": averaged}))
+    with pytest.raises(UserError, match=r"another run \(gs://b/lite/s1\)"):
+        _make_folder(output, {"a", "b"}, now)
 
 
 def test_one_that_was_not_finished_is_replaced_by_anything(output):
