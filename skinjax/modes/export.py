@@ -50,6 +50,7 @@ def export(workdir: Path, output: Path, checkpoint: str = "best", tta: str = "")
     if tta and form == ".safetensors":
         raise UserError("--tta is a way to predict, and a .safetensors file has weights alone.")
     model = load_model(workdir, checkpoint)
+    make_folder("output", output.parent)  # before what takes long
     calibration = read_calibration(workdir, model.step, tta)
     description = describe(model, calibration, form, tta)
     text = json.dumps(description, indent=2) + "\n"
@@ -64,15 +65,17 @@ def export(workdir: Path, output: Path, checkpoint: str = "best", tta: str = "")
         else:
             content, call = forms.to_stablehlo(predict, size), forms.call_stablehlo
         told = f", {_compare(predict, call, content, size):.0e} from the model at most"
-    make_folder("output", output.parent)
     write_bytes(output, content)
     beside = output.with_name(f"{output.name}.json")
     write_text(beside, text)
     print(f"{output}: {len(content) / 2**20:.1f} MiB of step {model.step:,}{told}\n{beside}")
     if "temperature" in description["included"] and calibration is None:
+        flags = f"--tta={tta}" if tta else ""
+        if checkpoint != "best":
+            flags = f"{flags} --checkpoint={model.step}".lstrip()
         print(
             "its probabilities have no temperature: evaluate the run"
-            f"{f' with --tta={tta}' if tta else ''}, which fits one, and export it again"
+            f"{f' with {flags}' if flags else ''}, which fits one, and export it again"
         )
     return description
 

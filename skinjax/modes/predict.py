@@ -18,6 +18,7 @@ from skinjax.data.pictures import find_pictures
 from skinjax.data.sources.files import File
 from skinjax.data.threads import map_in_order
 from skinjax.errors import UserError
+from skinjax.modes import bucket
 from skinjax.modes.config import segmentation_config
 from skinjax.modes.journal import Entry, Journal
 from skinjax.modes.predictor import ModelOutput, Predictor
@@ -126,7 +127,7 @@ def predict_pictures(
     _refuse_same_output(asked, writer)
     about = {
         "skinjax": __version__,
-        "workdirs": [str(workdir.absolute()) for workdir in predictor.workdirs],
+        "workdirs": [bucket.address_of(workdir) for workdir in predictor.workdirs],
     }
     with Journal(output, predictor.settings, about) as journal:
         # What was predicted into the folder from elsewhere stays there; what could not be read and
@@ -155,7 +156,11 @@ def predict_pictures(
             readable = [file for file in todo if journal.entries[file.relative].row[0] == "ok"]
             sheets = [writer.paths(file)[EXPLANATIONS] for file in readable]
             (model,) = predictor.ensemble.members
-            explain(model.workdir, readable, sheets, str(model.step))
+            chances = None
+            if predictor.task == "classification":  # as the table has them
+                rows = [journal.entries[file.relative].row for file in readable]
+                chances = np.array([row[-len(predictor.classes) :] for row in rows], float)
+            explain(model.workdir, readable, sheets, str(model.step), chances)
             for file in readable:
                 row = journal.entries[file.relative].row
                 journal.add(_entry(file, journal, row, [EXPLANATIONS]))

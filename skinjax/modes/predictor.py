@@ -23,6 +23,7 @@ from skinjax.data.images import (
 )
 from skinjax.data.threads import map_in_order
 from skinjax.errors import UserError
+from skinjax.modes import bucket
 from skinjax.modes.inference import Ensemble, Member
 from skinjax.modes.workdir import read_calibration, read_config
 from skinjax.process import num_cores
@@ -126,10 +127,12 @@ class Predictor:
         if calibration is not None:
             return float(calibration["temperature"])
         flag = f" --tta={self.tta}" if self.tta else ""
+        name = bucket.address_of(member.workdir)
+        step = "" if member.is_best else f" --checkpoint={member.step}"
         logging.warning(
             "%s has no temperature for step %d%s: probabilities are as the network gives them. "
-            "--mode=evaluate --workdir=%s%s fits one on val.",
-            *(member.workdir, member.step, f" with{flag}" if flag else "", member.workdir, flag),
+            "--mode=evaluate --workdir=%s%s%s fits one on val.",
+            *(name, member.step, f" with{flag}" if flag else "", name, flag, step),
         )
         return 1.0
 

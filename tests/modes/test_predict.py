@@ -1,6 +1,7 @@
 """Pictures in, answers out: from the mode and from the public API, which are one path."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -407,12 +408,22 @@ def test_predicting_gives_the_masks_that_evaluation_scores(runs, cache_dir, tmp_
     assert np.mean(list(jaccard.values())) == pytest.approx(figures["jaccard"], abs=1e-3)
 
 
-def test_predicting_gives_the_probabilities_that_evaluation_scores(runs, cache_dir, tmp_path):
+def test_predicting_gives_the_probabilities_that_evaluation_scores(
+    runs, cache_dir, tmp_path, caplog
+):
     workdir = copy_run(runs["classification"][0], tmp_path / "run")
     uncalibrated = skinjax.load(workdir)
     figures = evaluate(workdir)
     model = skinjax.load(workdir)
     assert uncalibrated.temperatures == (1.0,)
+    assert "no temperature for step" in caplog.text and "--checkpoint" not in caplog.text
+    caplog.clear()
+    skinjax.load(workdir, checkpoint=str(figures["checkpoint_step"]), tta="flips")
+    assert "--tta=flips fits one" in caplog.text and "--checkpoint" not in caplog.text
+    (member,) = uncalibrated.ensemble.members
+    shutil.rmtree(workdir / "calibration")
+    uncalibrated._temperature(dataclasses.replace(member, is_best=False))
+    assert f"--checkpoint={member.step} fits one" in caplog.text
     assert model.temperatures == (figures["temperature"],)
     assert figures["temperature"] != 1
     with (workdir / "evaluate" / "test" / "predictions.csv").open() as file:
