@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import os
 import runpy
 import sys
 import traceback
@@ -68,7 +69,7 @@ _TTA = flags.DEFINE(
     boolean=True,
 )
 _DATASET = flags.DEFINE_string(
-    "dataset", "", "evaluate: a data set that the run was not trained on; audit: what --source is."
+    "dataset", "", "evaluate, compare: one that no run was trained on; audit: what --source is."
 )
 _SOURCE = flags.DEFINE_multi_string(
     "source",
@@ -162,10 +163,17 @@ def main(argv: list[str]) -> None:
         _end(130)
     except UserError as error:
         if not isinstance(error, ToldElsewhere):
-            print(f"skinjax: {error}", file=sys.stderr)
+            print(f"skinjax: {_in_own_words(str(error))}", file=sys.stderr)
         _end(2)
     except Exception as error:
         _end_unforeseen(error)
+
+
+def _in_own_words(message: str) -> str:
+    """A message on data with the flags of the mode, where it has them, for a training's fields."""
+    for name in {"source", "dataset"} & {flag.name for flag in _READ[_MODE.value]}:
+        message = message.replace(f"config.data.{name}", f"--{name}")
+    return message
 
 
 def _end_unforeseen(error: Exception) -> NoReturn:
@@ -232,19 +240,19 @@ def _run() -> None:
 
         output = _named(_OUTPUT.value, "output", "the folder to write to")
         sys.exit(0 if audit(_SOURCE.value, output, _DATASET.value) else 1)
-    workdirs = [Path(value) for value in _WORKDIR.value if value]
+    workdirs = [_path(value) for value in _WORKDIR.value if value]
     workdir = _named("".join(_WORKDIR.value[:1]), "workdir", "the run's folder")
     if _MODE.value == "compare":
         from skinjax.modes.compare import compare
 
-        against = [Path(value) for value in _AGAINST.value]
+        against = [_path(value) for value in _AGAINST.value]
         if not against and len(workdirs) != 2:
             raise UserError(
                 "--mode=compare wants --workdir twice, the two runs to compare; or --workdir for "
                 "each run of one side and --against for each of the other."
             )
         first, second = (workdirs, against) if against else (workdirs[:1], workdirs[1:])
-        written = Path(_OUTPUT.value) if _OUTPUT.value else None
+        written = _path(_OUTPUT.value) if _OUTPUT.value else None
         compare(first, second, _SPLIT.value, _DATASET.value, _TTA.value, written)
         return
     if len(workdirs) > 1 and _MODE.value not in ("evaluate", "predict"):
@@ -331,11 +339,16 @@ def _join_processes() -> bool:
     return join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
+def _path(value: str) -> Path:
+    """What a flag names; a shell leaves the ~ of --flag=~/folder as it is."""
+    return Path(os.path.expanduser(value))
+
+
 def _named(value: str | None, flag: str, what: str) -> Path:
     """The path of a flag that the mode needs."""
     if not value:
         raise UserError(f"--{flag} is missing: name {what}.")
-    return Path(value)
+    return _path(value)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -45,6 +45,11 @@ def run(*arguments, cwd=ROOT):
         (["--mode=report", "--workdir=w", "--tta"], "--tta is nothing that --mode=report reads"),
         (["--mode=compare", "--workdir=w", "--output=gs://b/o"], "is in a bucket: name a place"),
         (["--mode=evaluate", "--workdir=w"], "holds no run"),
+        (["--mode=evaluate", "--workdir=~/w"], f"--workdir={Path.home()}/w holds no run"),
+        (
+            ["--mode=audit", "--dataset=ph2", "--source=/gone", "--output=w"],
+            "--source=/gone does not exist: set",
+        ),
         (["--mode=compare", "--workdir=w"], "or --workdir for each run of one side"),
         (["--mode=evaluate", "--workdir=w", "--tta=zooms"], "holds no run"),
         (["--mode=compare", "--workdir=w", "--workdir=v", "--tta=zoom"], "--tta=zoom is not known"),

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,13 +86,19 @@ def make_folder(flag: str, folder: Path) -> None:
     """Makes the folder that a flag names, where it is missing.
 
     Raises:
-        UserError: where it cannot be made.
+        UserError: where it cannot be made or written.
     """
+    what = "made"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        what = "written"
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is told as such
         raise UserError(
-            f"--{flag}={folder} cannot be made ({error.strerror}): name a folder that can be "
+            f"--{flag}={folder} cannot be {what} ({error.strerror}): name a folder that can be "
             "written."
         ) from error
 

@@ -34,7 +34,8 @@ from skinjax.errors import UserError
 from skinjax.modes import datasets
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.train import _Run, train
-from skinjax.process import set_up_jax
+from skinjax.modes.workdir import make_folder
+from skinjax.process import host_bytes, set_up_jax
 from skinjax.tasks.segmentation import Segmentation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -314,6 +315,31 @@ def test_without_a_home_programs_are_compiled_anew(monkeypatch):
     monkeypatch.setenv("HOME", "/proc")
     set_up_jax()
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_the_memory_is_that_of_the_container_or_the_job(tmp_path):
+    whole = host_bytes(tmp_path / "none")
+    assert whole > 2**28
+    groups = tmp_path / "groups"
+    groups.write_text("1:cpu:/job\n2:cpuacct,memory:/job/step\n0::/here/below\n")
+    assert host_bytes(groups, tmp_path) == whole
+    for folder, text in (("here/below", "max"), ("here", "3000"), ("memory/job/step", "2000")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        name = "memory.limit_in_bytes" if folder.startswith("memory") else "memory.max"
+        (tmp_path / folder / name).write_text(f"{text}\n")
+    assert host_bytes(groups, tmp_path) == 2000
+    (tmp_path / "memory/job/step/memory.limit_in_bytes").write_text(str(2**63 - 4096))
+    assert host_bytes(groups, tmp_path) == 3000
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    make_folder("output", tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output=.*file/below cannot be made"):
+        make_folder("output", tmp_path / "file" / "below")
+    with pytest.raises(UserError, match=r"--output=/proc cannot be written"):
+        make_folder("output", Path("/proc"))
 
 
 def test_a_home_that_can_be_written_is_used(tmp_path, monkeypatch, caplog):
