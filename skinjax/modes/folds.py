@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from skinjax.engine.checkpoint import Checkpoints
 from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.errors import UserError
 from skinjax.modes import bucket, build
@@ -19,6 +20,7 @@ from skinjax.modes.workdir import (
     evaluation_name,
     make_folder,
     read_classes,
+    read_config,
     tta_suffix,
     write_text,
 )
@@ -35,8 +37,8 @@ HEADLINES = {
 def train_folds(config: ConfigDict, workdir: Path, tta: str = "") -> dict[str, dict[str, Any]]:
     """Trains each fold of a cross-validation in workdir/foldK, scores it, and pools the scores.
 
-    A fold that is complete is not trained again, so that the same command goes on where it was
-    stopped. Every image is in the test part of one fold: the pooled figures are those of all
+    A fold that is complete is not trained or scored again, so that the same command goes on where
+    it was stopped. Every image is in the test part of one fold: the pooled figures are those of all
     images, each predicted by the one model that has not seen its lesion.
 
     Args:
@@ -73,7 +75,7 @@ def train_folds(config: ConfigDict, workdir: Path, tta: str = "") -> dict[str, d
             print(f"fold {fold + 1} of {num_folds}: {folder}", flush=True)
             train(one, folder)
             for task, place in places.items():
-                if not stop.signal_number:
+                if not stop.signal_number and not _is_scored(folder / place, name):
                     evaluate(folder / place, "test", tta=tta)
                 if stop.signal_number:
                     raise interruption(stop.signal_number, f"fold {fold + 1} of {num_folds}")
@@ -83,6 +85,18 @@ def train_folds(config: ConfigDict, workdir: Path, tta: str = "") -> dict[str, d
         classes = read_classes(workdir / "fold0" / place)
         pooled[task] = _write_pooled(workdir / place, task, evaluations[task], classes, tta)
     return pooled
+
+
+def _is_scored(workdir: Path, name: str) -> bool:
+    """Whether an evaluation of a run is that of its best checkpoint, and need not be made again."""
+    path = workdir / "evaluate" / name / "metrics.json"  # which an evaluation writes last
+    if not path.is_file():
+        return False
+    scored = json.loads(path.read_text(encoding="utf-8"))["checkpoint_step"]
+    config = read_config(workdir)
+    directory = bucket.checkpoints_folder(workdir)
+    with Checkpoints(directory, config.keep_last, config.best_metric, read_only=True) as found:
+        return bool(scored == found.best_step() and not found.unreadable)
 
 
 def _write_pooled(

@@ -173,6 +173,12 @@ def test_each_image_is_scored_once_and_a_second_call_trains_nothing(
     assert json.loads((tmp_path / "folds.json").read_text()) == pooled
     *_, last = read(tmp_path / "folds.csv")
     assert last["part"] == "all" and float(last["dice"]) == pytest.approx(pooled["dice"], abs=1e-5)
-    monkeypatch.setattr(folds, "evaluate", lambda *arguments, **named: None)
+    scored = []
+    monkeypatch.setattr(folds, "evaluate", lambda workdir, *rest, **named: scored.append(workdir))
     assert train_folds(config, tmp_path) == both
-    assert capsys.readouterr().out.count("is complete") == 3
+    assert capsys.readouterr().out.count("is complete") == 3 and not scored
+    figures = tmp_path / "fold1" / "evaluate" / "test" / "metrics.json"
+    told = figures.read_text()
+    figures.write_text(json.dumps(json.loads(told) | {"checkpoint_step": 1}))
+    train_folds(config, tmp_path)
+    assert scored == [tmp_path / "fold1"]
