@@ -88,15 +88,15 @@ def _make_folder(output: Path, image_ids: set[str], averaged: Sequence[str] = ()
         UserError: with what the folder holds, or that it cannot be written.
     """
     if (output / "metrics.json").is_file():
-        figures = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-        before = [member["workdir"] for member in figures.get("averaged", [])[1:]]
-        # One that is gone may be another's by now, moved.
-        there = [run for run in before if run.startswith(bucket.SCHEME) or Path(run).exists()]
-        if other := [run for run in there if run not in averaged]:
-            raise UserError(
-                f"{output} is an average with another run ({other[0]}): move the folder away, so "
-                "that it is not replaced."
-            )
+        for run in _averaged_with(output):
+            in_bucket = run.startswith(bucket.SCHEME)
+            address = run if in_bucket else str(Path(run).resolve())
+            # One that is gone may be one of these, moved.
+            if address not in averaged and (in_bucket or Path(run).exists()):
+                raise UserError(
+                    f"{output} is an average with another run ({run}): move the folder away, so "
+                    "that it is not replaced."
+                )
         tables = [output / table for table in TABLES.values() if (output / table).is_file()]
         rows = [row for table in tables for row in read_rows(table.read_text(encoding="utf-8"))]
         others = [row["image_id"] for row in rows if row["image_id"] not in image_ids]
@@ -113,6 +113,15 @@ def _make_folder(output: Path, image_ids: set[str], averaged: Sequence[str] = ()
         raise UserError(
             f"{output} cannot be written ({error.strerror}): copy the run to a folder of your own."
         ) from error
+
+
+def _averaged_with(output: Path) -> list[str]:
+    """The runs that an evaluation averages beside its own; none of one that is damaged."""
+    try:
+        figures = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return []  # to evaluate again is the mend
+    return [member["workdir"] for member in figures.get("averaged", [])[1:]]
 
 
 def _tell_apart(other: Path, workdir: Path) -> str:

@@ -59,7 +59,7 @@ def report(workdir: Path, evaluation: str = "", source: str = "") -> Path:
     own, split = (run.evaluation.figures[name] for name in ("is_own_data", "split"))
     answers = {section.name: section.name for section in sections}
     answers |= {"own_test": "scores"} if own and split == "test" else {}
-    if not all(figures["is_own_data"] for _, figures in list_evaluations(workdir)):
+    if not all(figures.get("is_own_data", True) for _, figures in list_evaluations(workdir)):
         answers["other_data"] = "others" if own else "scores"
     checklists = (
         "The items of CLAIM 2024 (Tejani et al., Radiol Artif Intell 6:e240300) and TRIPOD+AI "

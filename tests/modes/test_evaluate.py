@@ -46,6 +46,17 @@ def test_an_average_with_another_run_is_not_replaced(output):
         _make_folder(output, {"a", "b"}, now)
 
 
+def test_an_average_by_relative_paths_and_a_damaged_one_are_replaced(output, monkeypatch):
+    other = output.parents[2] / "lite"
+    other.mkdir()
+    monkeypatch.chdir(output.parents[2])  # as an earlier version wrote them
+    averaged = [{"workdir": "run"}, {"workdir": "lite"}]
+    (output / "metrics.json").write_text(json.dumps({"averaged": averaged}))
+    _make_folder(output, {"a", "b"}, [str(output.parents[1]), str(other)])
+    (output / "metrics.json").write_text('{"averaged": [')
+    _make_folder(output, {"a", "b"})
+
+
 def test_one_that_was_not_finished_is_replaced_by_anything(output):
     (output / "metrics.json").unlink()
     _make_folder(output, {"c"})
