@@ -95,12 +95,14 @@ def convert_image(image: Image.Image, name: str) -> np.ndarray:
     Raises:
       BrokenPicture: It has values that are neither 8-bit nor 16-bit.
     """
+    return _to_rgb(_upright(image), name)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture turned by its EXIF tag, in a mode that Pillow converts to others."""
     turn = _TRANSPOSITIONS.get(_orientation(image))
-    return _to_rgb(_divided(image if turn is None else image.transpose(turn)), name)
-
-
-def _divided(image: Image.Image) -> Image.Image:
-    """Grey that is multiplied by its opacity as plain grey: Pillow converts it to nothing else."""
+    image = image if turn is None else image.transpose(turn)
+    # Grey times its own opacity becomes grey with opacity and nothing else.
     return image.convert("LA") if image.mode == "La" else image
 
 
@@ -315,8 +317,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height <= max_pixels:
             image.load()
-            turn = _TRANSPOSITIONS.get(_orientation(image))
-            return _divided(image if turn is None else image.transpose(turn))
+            return _upright(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenPicture(
             "too large",
