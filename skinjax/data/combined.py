@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from skinjax.data.classes import match_classes
-from skinjax.data.near_duplicates import find_pairs, make_hashes
+from skinjax.data.near_duplicates import ORIENTATIONS, find_pairs, make_hashes
 from skinjax.data.records import Prepared
 from skinjax.data.table import Row
+from skinjax.progress import progress
 
 # The archive's numbers mean the same picture in every data set drawn from it.
 _ARCHIVE_ID = re.compile(r"(isic_\d+)(?:_downsampled)?", re.IGNORECASE)
@@ -88,11 +89,20 @@ def shared_pictures(
     first_positions: Sequence[int],
     second: Prepared | Combined,
     second_positions: Sequence[int],
+    *,
+    shown: bool = True,
 ) -> list[tuple[str, str]]:
     """The pictures that two sides share, by their number in the ISIC archive or by their content.
 
     Content is compared as `near_duplicates` does it: re-encoded, resized, flipped and turned copies
-    are found.
+    are found. Shows its progress.
+
+    Args:
+        first: The data set of one side.
+        first_positions: Its pictures that are compared.
+        second: That of the other side; it may be the same.
+        second_positions: Likewise.
+        shown: False where another process shows the progress.
 
     Returns:
         The image ids on the first and on the second side.
@@ -103,7 +113,11 @@ def shared_pictures(
     thumbnails = np.concatenate(
         [first.thumbnails()[list(first_positions)], second.thumbnails()[list(second_positions)]]
     )
-    hashes = np.stack([make_hashes(thumbnail) for thumbnail in thumbnails])
+    hashes = np.empty((len(thumbnails), len(ORIENTATIONS)), np.uint64)
+    with progress("comparing training and test pictures", len(thumbnails), shown=shown) as update:
+        for index, thumbnail in enumerate(thumbnails):
+            hashes[index] = make_hashes(thumbnail)
+            update(1)
     for pair in find_pairs(thumbnails, hashes):
         if pair.first < len(ours) <= pair.second:
             shared.add((ours[pair.first], theirs[pair.second - len(ours)]))

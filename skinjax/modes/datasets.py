@@ -15,6 +15,7 @@ from skinjax.data.combined import Combined, shared_lesions, shared_numbers, shar
 from skinjax.data.pipeline import Examples, Order
 from skinjax.data.records import ABOUT, Prepared, prepare
 from skinjax.data.table import Row
+from skinjax.engine.distributed import is_main
 from skinjax.errors import UserError
 from skinjax.process import host_bytes
 
@@ -147,15 +148,13 @@ def refuse_trained(
 
 
 def _refuse_across(combined: Combined, splits: dict[str, list[int]]) -> None:
-    """Refuses pictures of one set that train and of another that are scored.
+    """Refuses pictures of an added set that train and of the first, which alone is scored.
 
     Within a set, its split decides, and an audit tells of its near-duplicates.
     """
-    scored = splits["val"] + splits["test"]
-    shared = _shared(combined, splits["train"], combined, scored)
-    set_of = {row.image_id: combined.set_index(p) for p, row in enumerate(combined.table)}
-    across = [pair for pair in shared if set_of[pair[0]] != set_of[pair[1]]]
-    _refuse(across, "the val and test images")
+    added = [position for position in splits["train"] if combined.set_index(position) > 0]
+    shared = _shared(combined, added, combined, splits["val"] + splits["test"])
+    _refuse(shared, "the val and test images")
 
 
 def _shared(
@@ -165,7 +164,9 @@ def _shared(
     scored_positions: list[int],
 ) -> list[tuple[str, str]]:
     """The image ids of pairs that are one picture, or show one lesion, on two sides."""
-    pictures = shared_pictures(trained, trained_positions, scored, scored_positions)
+    pictures = shared_pictures(
+        trained, trained_positions, scored, scored_positions, shown=is_main()
+    )
     ours = [trained.table[position] for position in trained_positions]
     theirs = [scored.table[position] for position in scored_positions]
     return sorted({*pictures, *shared_lesions(ours, theirs)})
