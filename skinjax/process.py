@@ -1,8 +1,10 @@
 """How the process begins and ends: what must be set before jax is imported, or before Python."""
 
 import contextlib
+import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,40 +51,61 @@ def set_up_jax() -> None:
             os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(_MAX_COMPILED_BYTES)
 
 
-def num_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+_GROUPS = Path("/proc/self/cgroup")
+_MOUNTED = Path("/sys/fs/cgroup")
 
 
-def host_bytes(
-    groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
-) -> int:
-    """The memory that this process may use: the machine's, or what a container or a job has of it.
+def num_cores(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> int:
+    """The cores that this process may use: the machine's, or what a container or a job has of them.
 
     Args:
         groups: the control groups of the process (https://docs.kernel.org/admin-guide/cgroup-v2.html).
         mounted: where their limits lie.
     """
+    on_macos = not hasattr(os, "sched_getaffinity")
+    limits: list[float] = [os.cpu_count() or 1 if on_macos else len(os.sched_getaffinity(0))]
+    for folder in _limiting_folders("cpu", groups, mounted):
+        # Time on all cores, and in how much time; without a limit it says 'max', or -1 (version 1).
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            limits.append(int(quota) / int(period))
+        with contextlib.suppress(OSError, ValueError):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            of_version_1, period_1 = (int((folder / name).read_text()) for name in names)
+            if of_version_1 > 0:
+                limits.append(of_version_1 / period_1)
+    return max(1, math.ceil(min(limits)))
+
+
+def host_bytes(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> int:
+    """The memory that this process may use: the machine's, or what a container or a job has of it.
+
+    Args:
+        groups: as in `num_cores`.
+        mounted: likewise.
+    """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for folder in _limiting_folders("memory", groups, mounted):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # the second of version 1
+            with contextlib.suppress(OSError, ValueError):  # without a limit it says 'max'
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
+
+
+def _limiting_folders(controller: str, groups: Path, mounted: Path) -> Iterator[Path]:
+    """The folders that may limit what a controller of control groups counts."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:  # not Linux
-        lines = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        folder, name = mounted, "memory.max"
-        if controllers:  # of version 1
-            folder, name = mounted / "memory", "memory.limit_in_bytes"
-            if "memory" not in controllers.split(","):
-                continue
+        if controllers and controller not in controllers.split(","):  # those of version 1
+            continue
         # Those above have limits, too; in a container the path may be the machine's, and not here.
         group = Path(path.lstrip("/"))
         for above in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # without a limit it says 'max'
-                limits.append(int((folder / above / name).read_text()))
-    return min(limits)
+            yield (mounted / controller if controllers else mounted) / above
 
 
 def end_at_once(exit_status: int) -> NoReturn:

@@ -114,7 +114,9 @@ def shared_pictures(
         [first.thumbnails()[list(first_positions)], second.thumbnails()[list(second_positions)]]
     )
     hashes = np.empty((len(thumbnails), len(ORIENTATIONS)), np.uint64)
-    with progress("comparing training and test pictures", len(thumbnails), shown=shown) as update:
+    with progress(
+        "comparing pictures learnt from and scored", len(thumbnails), shown=shown
+    ) as update:
         for index, thumbnail in enumerate(thumbnails):
             hashes[index] = make_hashes(thumbnail)
             update(1)

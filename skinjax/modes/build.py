@@ -125,9 +125,17 @@ def create_mesh(
     Raises:
         UserError: where the devices, the batch or the pictures do not fit together.
     """
+    part = config.batch_size // config.accumulation
+    if part < 2 and config.task == "classification":
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if config.loss[name] > 0:
+                raise UserError(
+                    f"config.loss.{name} mixes the pictures of a part of the batch, and "
+                    f"config.batch_size={config.batch_size} in config.accumulation="
+                    f"{config.accumulation} parts leaves one in each: take fewer parts."
+                )
     cores = jax.default_backend() == "cpu" and jax.process_count() == 1
     if devices is None and cores:
-        part = config.batch_size // config.accumulation
         devices = parallel.dividing_devices(part, **config.mesh)
     mesh = parallel.create_mesh(devices, **config.mesh)
     parallel.check_batch_size(config.batch_size, config.accumulation, mesh)

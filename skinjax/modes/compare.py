@@ -13,7 +13,7 @@ from skinjax.errors import UserError
 from skinjax.modes.evaluations import TABLES, read_rows
 from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
-from skinjax.tasks.metrics import MASK_HEADLINES
+from skinjax.tasks.metrics import MASK_HEADLINES, MIN_LESIONS
 
 _LOWER_IS_BETTER = ("ece",)
 
@@ -62,8 +62,9 @@ def compare(
         differences = compare_classes(*sides, labels, lesions, names)
     print(f"{len(images):,} images of {len(set(lesions)):,} lesions")
     for side, of_side in zip("AB", by_side.values(), strict=True):
-        print(f"  {side}: {', '.join(map(str, of_side))}" + " (their mean)" * (len(of_side) > 1))
-    print(_table(differences))
+        named = ", ".join(f"{folder} ({_step(folder)})" for folder in of_side)
+        print(f"  {side}: {named}" + " (their mean)" * (len(of_side) > 1))
+    print(_table(differences, len(set(lesions))))
     if output is not None:
         make_folder("output", output)
         written: dict[str, Any] = {side: list(map(str, named)) for side, named in by_side.items()}
@@ -126,6 +127,17 @@ def _read(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
     return kind, {row["image_id"]: row for row in rows}
 
 
+def _step(folder: Path) -> str:
+    """The checkpoints that an evaluation is of; a training that went on may have a better one."""
+    path = folder / "metrics.json"
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: evaluate the run again.") from error
+    members = figures.get("averaged", [figures])
+    return ", ".join(f"step {member['checkpoint_step']:,}" for member in members)
+
+
 def _same_classes(folders: Sequence[Path]) -> list[str]:
     """The classes of the evaluations, in the order of their probabilities."""
     found: list[list[str]] = []
@@ -148,18 +160,20 @@ def columns(rows: list[dict[str, str]], names: Sequence[str]) -> np.ndarray:
     return np.array([[float(row[name]) for name in names] for row in rows])
 
 
-def _table(differences: dict[str, Difference]) -> str:
+def _table(differences: dict[str, Difference], num_lesions: int) -> str:
     width = max(map(len, differences))
     lines = [f"  {'':<{width}}      A      B   B - A  (95% interval)"]
     for name, d in differences.items():
         line = f"  {name:<{width}}  {d.first:.3f}  {d.second:.3f}  {d.second - d.first:+.3f}"
-        lines.append(f"{line}  ({d.low:+.3f} to {d.high:+.3f})  {_verdict(name, d)}")
+        lines.append(f"{line}  ({d.low:+.3f} to {d.high:+.3f})  {_verdict(name, d, num_lesions)}")
     return "\n".join(lines)
 
 
-def _verdict(name: str, difference: Difference) -> str:
+def _verdict(name: str, difference: Difference, num_lesions: int) -> str:
     if math.isnan(difference.low):
         return "undefined: too many draws leave out a class"
+    if num_lesions < MIN_LESIONS:
+        return f"of fewer than {MIN_LESIONS} lesions nothing can be told"
     if difference.low <= 0 <= difference.high:
         return "no difference shown"
     return "B is better" if (difference.low > 0) != (name in _LOWER_IS_BETTER) else "A is better"

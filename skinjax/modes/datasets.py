@@ -115,10 +115,11 @@ def split_data(config: ConfigDict, prepared: Prepared | Combined) -> dict[str, l
 def refuse_trained(
     config: ConfigDict, splits_file: Path, tested: Prepared, positions: list[int]
 ) -> None:
-    """Refuses to score a run on pictures or lesions that it was trained on.
+    """Refuses to score a run on pictures or lesions that it was trained on, or chosen on.
 
-    Pictures are told by number or by content. Where the run's own data is not there to be compared
-    with, by number alone, with a warning.
+    Its val counts: the checkpoint and the temperature were chosen there. Pictures are told by
+    number or by content. Where the run's own data is not there to be compared with, by number
+    alone, with a warning.
 
     Args:
         config: of the run.
@@ -138,13 +139,14 @@ def refuse_trained(
             "are told by their numbers in the ISIC archive alone, not by their content.",
             error,
         )
-        ours = splitting.read_splits(splits_file)["train"]
+        parts = splitting.read_splits(splits_file)
+        ours = parts["train"] + parts["val"]
         theirs = [tested.table[position] for position in positions]
         numbers = shared_numbers([r.image_id for r in ours], [r.image_id for r in theirs])
-        _refuse(sorted({*numbers, *shared_lesions(ours, theirs)}), what)
+        _refuse(sorted({*numbers, *shared_lesions(ours, theirs)}), what, "the run's train or val")
         return
-    trained_positions = read_split(splits_file, trained, "train")
-    _refuse(_shared(trained, trained_positions, tested, positions), what)
+    learnt = [p for part in ("train", "val") for p in read_split(splits_file, trained, part)]
+    _refuse(_shared(trained, learnt, tested, positions), what, "the run's train or val")
 
 
 def _refuse_across(combined: Combined, splits: dict[str, list[int]]) -> None:
@@ -154,7 +156,7 @@ def _refuse_across(combined: Combined, splits: dict[str, list[int]]) -> None:
     """
     added = [position for position in splits["train"] if combined.set_index(position) > 0]
     shared = _shared(combined, added, combined, splits["val"] + splits["test"])
-    _refuse(shared, "the val and test images")
+    _refuse(shared, "the val and test images", "training")
 
 
 def _shared(
@@ -172,12 +174,12 @@ def _shared(
     return sorted({*pictures, *shared_lesions(ours, theirs)})
 
 
-def _refuse(shared: list[tuple[str, str]], what: str) -> None:
-    """Refuses where there are pairs of a picture that trains and one that is scored."""
+def _refuse(shared: list[tuple[str, str]], what: str, learnt: str) -> None:
+    """Refuses where there are pairs of a picture that is learnt from and one that is scored."""
     if shared:
         listed = ", ".join(f"{ours} = {theirs}" for ours, theirs in shared[:5])
         raise UserError(
-            f"{len({theirs for _, theirs in shared}):,} of {what} are in training, too, or show a "
+            f"{len({theirs for _, theirs in shared}):,} of {what} are in {learnt}, too, or show a "
             f"lesion that is ({listed}{' and more' if len(shared) > 5 else ''}): a score on them "
             "would mean nothing. Take them out of one of the two data sets; --mode=audit with both "
             "as --source lists the pictures."

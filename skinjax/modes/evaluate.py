@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skinjax.data.combined import Combined
 from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
 from skinjax.modes import bucket
@@ -14,6 +15,7 @@ from skinjax.modes.evaluate_masks import evaluate_masks
 from skinjax.modes.evaluations import TABLES, read_rows
 from skinjax.modes.inference import TrainedRun
 from skinjax.modes.workdir import evaluation_name, write_text
+from skinjax.tasks.metrics import MIN_LESIONS
 
 
 def evaluate(
@@ -42,7 +44,7 @@ def evaluate(
 
     Raises:
         UserError: where a run, the checkpoint, the split or the data is not there, runs do not go
-            together, one was trained on the images, or an evaluation of others would be replaced.
+            together, one has learnt from the images, or an evaluation of others would be replaced.
     """
     part = split or ("all" if dataset else "test")
     run = TrainedRun(workdir, checkpoint, tta, dataset, source, others, split=part)
@@ -71,12 +73,36 @@ def evaluate(
         ]
     if is_main():
         write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
-    num_lesions = len({run.prepared.table[position].lesion_id for position in positions})
     print(
-        f"{name}: {len(positions):,} images of {num_lesions:,} lesions, step {run.step:,}, "
-        f"{weights} weights\n{summary}\nfigures and pictures: {output}/"
+        f"{name}: {_count(figures, len(positions))}, step {run.step:,}, {weights} weights\n"
+        f"{summary}\n{_warning(run, figures['num_lesions'])}figures and pictures: {output}/"
     )
     return figures
+
+
+def _count(figures: dict[str, Any], num_asked: int) -> str:
+    """How many images and lesions were scored, and of how many."""
+    num_images = figures["num_images"]
+    counts = f"{num_images:,} images of {figures['num_lesions']:,} lesions"
+    if num_images < num_asked:
+        counts += f" (of {num_asked:,} images; the others have no class that the model knows)"
+    return counts
+
+
+def _warning(run: TrainedRun, num_lesions: int) -> str:
+    """What makes the intervals narrower than they should be, as a line; else empty."""
+    prepared = run.prepared
+    tells = (
+        all(prepared.tells_lesions) if isinstance(prepared, Combined) else prepared.has_lesion_ids
+    )
+    if not tells:
+        return (
+            f"  {prepared.name} tells no lesions: each picture counts as one, and the intervals "
+            "are too narrow where pictures show the same\n"
+        )
+    if num_lesions < MIN_LESIONS:
+        return f"  of fewer than {MIN_LESIONS} lesions, intervals are much too narrow\n"
+    return ""
 
 
 def _make_folder(output: Path, image_ids: set[str], averaged: Sequence[str] = ()) -> None:

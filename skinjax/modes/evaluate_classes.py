@@ -1,6 +1,7 @@
 """Evaluation of diagnoses: calibrated on val, scored on the split, with its baseline."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,15 @@ from skinjax.report.plot import csv_text
 from skinjax.tasks.calibration import apply_temperature, calibration_figures, fit_temperature
 from skinjax.tasks.classification_metrics import (
     figures,
+    find_melanoma,
     sensitivity_and_specificity,
     threshold_for_sensitivity,
 )
+from skinjax.tasks.metrics import MIN_LESIONS
 from skinjax.tasks.predictions import average_calibrated
+from skinjax.tasks.subgroups import mean_estimate
 
 NUM_MISTAKES = 12  # pictures on the sheet
-MELANOMA = "mel"
 
 
 def evaluate_classes(
@@ -73,16 +76,14 @@ def evaluate_classes(
     result["is_calibrated"] = all(c["fitted_on"] == "val" for c in calibrations)
     # A run's threshold is one for its own probabilities, not for those averaged with others'.
     threshold = calibrations[0]["melanoma_threshold"] if len(calibrations) == 1 else None
-    if threshold is not None and MELANOMA in classes:
+    ours, scored_as = find_melanoma(run.classes), find_melanoma(classes)
+    if threshold is not None and ours is not None and scored_as is not None:
         # As the threshold was chosen: among all of the model's classes.
-        sensitivity, specificity = sensitivity_and_specificity(
-            all_calibrated[:, run.classes.index(MELANOMA)],
-            labels == classes.index(MELANOMA),
-            threshold,
-        )
-        result["melanoma_threshold_from_val"] = threshold
-        result["melanoma_sensitivity_at_val_threshold"] = sensitivity
-        result["melanoma_specificity_at_val_threshold"] = specificity
+        melanoma = all_calibrated[:, run.classes.index(ours)]
+        is_melanoma = labels == classes.index(scored_as)
+        at_threshold, reasons = _at_threshold(melanoma, is_melanoma, threshold, lesion_ids)
+        result |= {"melanoma_threshold_from_val": threshold, **at_threshold}
+        undefined |= reasons
     result["undefined"] = undefined
     result["classes"] = list(classes)
 
@@ -94,6 +95,37 @@ def evaluate_classes(
         summary = f"classes in which both are told:\n{told}\n{summary}"
         result["class_match"] = told.split("\n")
     return result, summary
+
+
+def _at_threshold(
+    scores: np.ndarray, positive: np.ndarray, threshold: float, lesion_ids: Sequence[str]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Melanoma's sensitivity and specificity at a threshold, with intervals over either's lesions.
+
+    Returns:
+        The figures, and the reason for each that is None.
+    """
+    lesions = np.asarray(lesion_ids, dtype=object)
+    reached = scores >= threshold
+    shares = sensitivity_and_specificity(scores, positive, threshold)
+    found: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
+    for name, share, members, right in (
+        ("sensitivity", shares[0], positive, reached),
+        ("specificity", shares[1], ~positive, ~reached),
+    ):
+        low = high = None
+        reason = f"{name} is of no image"
+        if share is not None:
+            estimate = mean_estimate(right[members], lesions[members].tolist())
+            low, high = estimate.low, estimate.high
+            reason = f"the {name}'s interval would be of fewer than {MIN_LESIONS} lesions"
+        for end, value in (("", share), ("_low", low), ("_high", high)):
+            key = f"melanoma_{name}_at_val_threshold{end}"
+            found[key] = value
+            if value is None:
+                undefined[key] = reason
+    return found, undefined
 
 
 def _write(
@@ -227,14 +259,24 @@ def _calibration(
         outputs = _predictions(own, positions, "calibrating on val")
     labels = np.array([_own_label(own, match, position) for position in positions])
     log_probabilities = outputs[:, 0]
-    temperature = fit_temperature(log_probabilities, labels)
+    fitted_on, temperature = "val", fit_temperature(log_probabilities, labels)
+    if (log_probabilities.argmax(1) == labels).all():
+        # The smaller the temperature, the better these are told: without a mistake none is best.
+        fitted_on, temperature = "nothing", 1.0
+        logging.warning(
+            "The model tells all %s val images of %s rightly, from which no temperature can be "
+            "fitted: its probabilities are as the network gives them.",
+            f"{len(labels):,}",
+            member.workdir,
+        )
     threshold = None
-    if MELANOMA in run.classes:
-        k = run.classes.index(MELANOMA)
+    melanoma = find_melanoma(run.classes)
+    if melanoma is not None:
+        k = run.classes.index(melanoma)
         probabilities = apply_temperature(log_probabilities, temperature)
         threshold = threshold_for_sensitivity(probabilities[:, k], labels == k)
     calibration = {
-        "fitted_on": "val",
+        "fitted_on": fitted_on,
         "num_images": len(labels),
         "temperature": temperature,
         "melanoma_threshold": threshold,
@@ -276,7 +318,7 @@ def _predictions_csv(
             row.lesion_id,
             classes[label],
             classes[row_probabilities.argmax()],
-            *(f"{p:.6f}" for p in row_probabilities),
+            *(f"{p:.9g}" for p in row_probabilities),
             angle,
         ]
         for row, label, row_probabilities, angle in zip(
@@ -320,7 +362,14 @@ def _summary(result: dict[str, Any]) -> str:
         f"  balanced accuracy  {interval('balanced_accuracy')}\n"
         f"  accuracy           {interval('accuracy')}\n"
         f"  ECE                {interval('ece')}, at temperature {temperature}\n"
-        f"  baseline: always saying the most frequent class has accuracy "
-        f"{result['majority_accuracy']:.3f}, and "
-        f"balanced accuracy {result['majority_balanced_accuracy']:.3f}"
+        f"  {class_baseline(result)}"
+    )
+
+
+def class_baseline(figures: dict[str, Any]) -> str:
+    """What always saying the most frequent class scores, as a line."""
+    return (
+        "baseline: always saying the most frequent class has accuracy "
+        f"{figures['majority_accuracy']:.3f}, and balanced accuracy "
+        f"{figures['majority_balanced_accuracy']:.3f}"
     )

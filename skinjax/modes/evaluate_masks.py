@@ -142,6 +142,13 @@ def _summary(figures: dict[str, Any]) -> str:
         f"  thresholded  {interval('thresholded_jaccard')} (Jaccard, 0 below {JACCARD_THRESHOLD})\n"
         f"  accuracy     {interval('accuracy')}\n"
         f"  HD95         median {figures['hd95_median']:.1f} pixels\n"
-        f"  baseline: a mask of nothing but background has accuracy "
+        f"  {mask_baseline(figures)}"
+    )
+
+
+def mask_baseline(figures: dict[str, Any]) -> str:
+    """What a mask of nothing but background scores, as a line."""
+    return (
+        "baseline: a mask of nothing but background has accuracy "
         f"{figures['background_accuracy']:.3f}, and Jaccard and Dice near 0"
     )

@@ -14,6 +14,8 @@ from skinjax.modes import bucket, build
 from skinjax.modes.compare import columns
 from skinjax.modes.config import PARTS, check_config
 from skinjax.modes.evaluate import evaluate
+from skinjax.modes.evaluate_classes import class_baseline
+from skinjax.modes.evaluate_masks import mask_baseline
 from skinjax.modes.evaluations import Evaluation, read_evaluation
 from skinjax.modes.train import train
 from skinjax.modes.workdir import (
@@ -115,6 +117,7 @@ def _write_pooled(
     write_text(folder / f"{stem}.csv", csv_text(("part", "num_images", *headlines), rows))
     write_text(folder / f"{stem}.json", json.dumps(pooled, indent=2) + "\n")
     print(_table(rows, pooled, headlines))
+    print(mask_baseline(pooled) if task == "segmentation" else class_baseline(pooled))
     print(f"figures: {folder / stem}.json and .csv", flush=True)
     return pooled
 
@@ -128,8 +131,9 @@ def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> 
         classes: of a classification, in the order of its probabilities.
 
     Returns:
-        Of a segmentation 'num_images' and the headline scores; of a classification the figures of
-        `classification_metrics.figures`. Intervals are by a bootstrap over lesions.
+        Of a segmentation 'num_images', the headline scores and 'background_accuracy'; of a
+        classification the figures of `classification_metrics.figures`. Intervals are by a bootstrap
+        over lesions.
 
     Raises:
         UserError: where an image is in two of them.
@@ -142,14 +146,15 @@ def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> 
     lesion_ids = [row["lesion_id"] for row in rows]
     if task == "classification":
         probabilities = columns(rows, classes)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)  # written with six digits
+        probabilities /= probabilities.sum(axis=1, keepdims=True)  # written with nine digits
         labels = np.array([classes.index(row["truth"]) for row in rows])
         found, undefined = classification_metrics.figures(
             probabilities, labels, lesion_ids, classes
         )
         return {**found, "undefined": undefined}
-    scores = estimate_means(columns(rows, MASK_HEADLINES), MASK_HEADLINES, lesion_ids)
-    return {"num_images": len(rows), **scores}
+    names = (*MASK_HEADLINES, "background_accuracy")
+    scores = estimate_means(columns(rows, names), names, lesion_ids)
+    return {"num_images": len(rows), "num_lesions": len(set(lesion_ids)), **scores}
 
 
 def _table(rows: list[list[Any]], pooled: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -250,7 +250,10 @@ class TrainedRun:
         return positions
 
     def _refuse_trained_by(self, member: Member, split: str, positions: list[int]) -> None:
-        """Refuses to score images of the first run's split that another run was trained on.
+        """Refuses to score images of the first run's split that another run has learnt from.
+
+        Those of its val count, for its checkpoint and its temperature were chosen on them; but runs
+        of one split (seeds) have their val in common, and may be scored there like one alone.
 
         Raises:
             UserError: with the count of those images.
@@ -263,14 +266,16 @@ class TrainedRun:
             )
         if split == "train":
             return
-        rows = read_splits(member.workdir / "splits.csv")["train"]
-        trained = {row.image_id for row in rows}
+        parts = read_splits(member.workdir / "splits.csv")
+        learnt = parts["train"] if split == "val" else parts["train"] + parts["val"]
+        trained = {row.image_id for row in learnt}
         num_seen = sum(self.prepared.table[p].image_id in trained for p in positions)
         if num_seen:
             raise UserError(
                 f"{num_seen:,} of the {len(positions):,} images of the {split} split of "
-                f"{self.workdir} were trained on by {member.workdir}: a score on them would mean "
-                "nothing. Average runs of one split (seeds), or score on another --dataset."
+                f"{self.workdir} were trained on by {member.workdir}, or are its val, that its "
+                "checkpoint was chosen on: a score on them would mean nothing. Average runs of one "
+                "split (seeds), or score on another --dataset."
             )
 
     def predict(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import entropy
 
 from skinjax.errors import UserError
 from skinjax.modes.report_groups import groups_section
@@ -25,7 +26,7 @@ from skinjax.report.run_class_figures import (
     roc_plot,
 )
 from skinjax.tasks.calibration import area_under_risk, coverage_risk
-from skinjax.tasks.classification_metrics import MELANOMA
+from skinjax.tasks.classification_metrics import find_melanoma
 from skinjax.tasks.subgroups import Estimate, Figure, auroc_estimate, mean_estimate
 
 _OF_A_CLASS = 3  # worst, median and best pictures each
@@ -54,6 +55,7 @@ class _Classes:
         self._run = run
         self._figures = run.evaluation.figures
         self._classes: list[str] = self._figures["classes"]
+        self._melanoma = find_melanoma(self._classes)
         index = {name: k for k, name in enumerate(self._classes)}
         columns = [run.evaluation.numbers(name) for name in self._classes]
         self._probabilities = np.stack(columns, axis=1)
@@ -88,24 +90,29 @@ class _Classes:
             return estimate_text(known(figures, name))
 
         frequent = f"{figures['majority_accuracy']:.3f}"
+        shares = np.bincount(self._labels) / len(self._labels)
         rows = [
             ("AUROC, mean over classes", value("auroc"), "0.5"),
             ("balanced accuracy", value("balanced_accuracy"), value("majority_balanced_accuracy")),
             ("accuracy", value("accuracy"), frequent),
             ("F1, mean over classes", value("f1_macro"), NO_VALUE),
-            ("accuracy by lesion", value("lesion_accuracy"), NO_VALUE),
+            (
+                "accuracy by lesion",
+                value("lesion_accuracy"),
+                value("lesion_majority_accuracy"),
+            ),
             (
                 "balanced accuracy by lesion",
                 value("lesion_balanced_accuracy"),
                 value("majority_balanced_accuracy"),
             ),
             ("expected calibration error", value("ece"), "0 is best"),
-            ("Brier score", value("brier"), "0 is best"),
-            ("log loss", value("log_loss"), f"{np.log(len(self._classes)):.3f}"),
+            ("Brier score", value("brier"), f"{1 - np.sum(shares**2):.3f}"),
+            ("log loss", value("log_loss"), f"{entropy(shares):.3f}"),
         ]
-        if MELANOMA in self._classes:
+        if self._melanoma is not None:
             rows += [
-                ("melanoma: AUROC", value(f"auroc/{MELANOMA}"), "0.5"),
+                ("melanoma: AUROC", value(f"auroc/{self._melanoma}"), "0.5"),
                 (
                     "melanoma: best specificity at 95% sensitivity",
                     value("melanoma_specificity_at_95_sensitivity"),
@@ -125,7 +132,8 @@ class _Classes:
         words = (
             "In brackets a 95% interval by a bootstrap over lesions, since the pictures of one "
             "lesion are not independent. The baseline always answers the most frequent class, or "
-            "guesses. By lesion: the probabilities of a lesion's pictures are averaged."
+            "guesses; of the Brier score and the log loss, it gives each class its share. By "
+            "lesion: the probabilities of a lesion's pictures are averaged."
         )
         blocks: list[Block] = [Text(words), Table(("score", "value", "baseline"), rows)]
         undefined = sorted(set(figures["undefined"].values()))
@@ -175,7 +183,7 @@ class _Classes:
         ]
         fitted = "which was fitted on val"
         if not figures.get("is_calibrated", True):
-            fitted = "which is no fit where it is 1: val was gone"
+            fitted = "which is no fit where it is 1: val was gone, or all of it told rightly"
         words = (
             f"The logits are divided by a temperature of {temperature_text(figures)}, {fitted}. "
             "The ECE's interval lies high: a draw of the bootstrap has noise of its own, which "
@@ -188,7 +196,7 @@ class _Classes:
         correct, labels = self._correct.astype(float), self._labels
         majority = self._classes[int(np.bincount(labels).argmax())]
         frequent = labels == self._classes.index(majority)
-        melanoma = self._classes.index(MELANOMA) if MELANOMA in self._classes else None
+        melanoma = self._melanoma
 
         def score(positions: np.ndarray) -> dict[str, Figure]:
             lesions = [lesion_ids[position] for position in positions]
@@ -197,10 +205,11 @@ class _Classes:
                 f"always {majority}": Estimate(float(frequent[positions].mean())),
             }
             if melanoma is not None:
-                positive = labels[positions] == melanoma
-                scores = self._probabilities[positions, melanoma]
-                found[f"AUROC of {MELANOMA}"] = auroc_estimate(scores, positive, lesions)
-                found[f"images of {MELANOMA}"] = int(positive.sum())
+                k = self._classes.index(melanoma)
+                positive = labels[positions] == k
+                scores = self._probabilities[positions, k]
+                found[f"AUROC of {melanoma}"] = auroc_estimate(scores, positive, lesions)
+                found[f"images of {melanoma}"] = int(positive.sum())
             return found
 
         note = (

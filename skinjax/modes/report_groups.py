@@ -9,10 +9,10 @@ from skinjax.modes.evaluations import Evaluation
 from skinjax.modes.reported import Reported, estimate_text
 from skinjax.report.page import NO_VALUE, Block, Plots, Section, Table, Text
 from skinjax.report.run_figures import Point, forest
+from skinjax.tasks.metrics import MIN_LESIONS
 from skinjax.tasks.skin_tone import SKIN_TONES, skin_tone
 from skinjax.tasks.subgroups import (
     AGE_BANDS,
-    MIN_LESIONS,
     NOT_TOLD,
     Estimate,
     Figure,

@@ -95,7 +95,9 @@ def train(
                     with monitor.pause():
                         if evaluated:
                             metrics = run.evaluate(eval_step, state)
-                            state = run.update_plateau(state, metrics)
+                            if step % run.durations.eval_every_steps == 0:
+                                # The end of a run that may go on is no evaluation of the plateau's.
+                                state = run.update_plateau(state, metrics)
                             monitor.write(step, "val", metrics)
                             monitor.say(run.describe(step, metrics))
                         bucket.publish(workdir)

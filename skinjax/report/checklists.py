@@ -141,7 +141,9 @@ ITEMS = (
         "people",
         "as far as the data tell them",
     ),
-    _answered("performance", "37 38", "23a", "scores", "all figures with intervals; by group too"),
+    _answered(
+        "performance", "37 38", "23a", "scores", "the headline figures with intervals; by group too"
+    ),
     _answered(
         "differences between groups", "", "12d 23b", "groups", "age, sex, site, diagnosis, skin"
     ),

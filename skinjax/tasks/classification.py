@@ -11,7 +11,7 @@ from skinjax.data.mixing import mix
 from skinjax.models.cbam_resnet import CBAMResNet
 from skinjax.models.efficientnet_lite import ENCODERS, EfficientNetLiteClassifier
 from skinjax.tasks.class_sums import class_sums, divide_class_sums
-from skinjax.tasks.losses import adjust_logits, cross_entropy, focal_loss, weigh_classes
+from skinjax.tasks.losses import adjust_logits, cross_entropy, focal_loss, weigh_targets
 from skinjax.tasks.views import average_views
 
 PyTree = Any
@@ -108,15 +108,16 @@ class Classification:
         shares = jnp.array(self.class_shares, jnp.float32)
         if self.logit_adjustment:
             logits = adjust_logits(logits, shares, self.logit_adjustment)
+        factors = jnp.ones(len(targets))
+        if self.class_weights:
+            weights = shares**-self.class_weights
+            weights = weights / jnp.sum(shares * weights)  # a mean of 1 over what is drawn
+            targets, factors = weigh_targets(targets, weights)
         if self.focal_gamma:
             losses = focal_loss(logits, targets, self.focal_gamma)
         else:
             losses = cross_entropy(logits, targets, self.label_smoothing)
-        if self.class_weights:
-            weights = shares**-self.class_weights
-            weights = weights / jnp.sum(shares * weights)  # a mean of 1 over what is drawn
-            losses = weigh_classes(losses, targets, weights)
-        loss = jnp.mean(losses)
+        loss = jnp.mean(factors * losses)
         accuracy = jnp.mean(correct.astype(jnp.float32))
         return loss, {"loss": loss, "accuracy": accuracy}
 
@@ -147,7 +148,9 @@ class Classification:
         def probabilities(view: jax.Array) -> jax.Array:
             return jax.nn.softmax(self._logits(variables, view))
 
-        return jnp.log(average_views(probabilities, images, tta=tta))
+        averaged = average_views(probabilities, images, tta=tta)
+        # A probability that float32 takes for 0 would have no logarithm, and val no temperature.
+        return jnp.log(jnp.maximum(averaged, jnp.finfo(jnp.float32).tiny))
 
     def _logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
         logits = self.model.apply(variables, images, train=False)

@@ -13,7 +13,8 @@ from sklearn import metrics
 from skinjax.tasks.calibration import calibration_figures, calibration_gaps
 from skinjax.tasks.metrics import interval, resample_lesions
 
-MELANOMA = "mel"
+# What data sets call it; 'malignant' may be more than that in somebody's own folders.
+_MELANOMA = ("mel", "melanoma")
 SENSITIVITY = 0.95
 
 Figures = dict[str, float | int | None]
@@ -40,18 +41,18 @@ def figures(
       seed: of the drawing.
 
     Returns:
-      The figures by name. 'num_images'; 'accuracy'; 'balanced_accuracy' over the classes that
-      there are; 'auroc', the mean of each class's against the rest; 'f1_macro' over the classes
-      that there are or were predicted; 'log_loss', 'brier' and 'ece', see `calibration`;
-      'melanoma_specificity_at_95_sensitivity', the best that a threshold chosen on these very
-      images gives; 'majority_accuracy' and 'majority_balanced_accuracy', what always saying their
-      most frequent class scores; 'lesion_accuracy' and 'lesion_balanced_accuracy', the
-      probabilities of a lesion's pictures averaged; for each class
+      The figures by name. 'num_images' and 'num_lesions'; 'accuracy'; 'balanced_accuracy' over the
+      classes that there are; 'auroc', the mean of each class's against the rest; 'f1_macro' over
+      the classes that there are or were predicted; 'log_loss', 'brier' and 'ece', see
+      `calibration`; 'melanoma_specificity_at_95_sensitivity', the best that a threshold chosen on
+      these very images gives; 'majority_accuracy' and 'majority_balanced_accuracy', what always
+      saying their most frequent class scores; 'lesion_accuracy' and 'lesion_balanced_accuracy', the
+      probabilities of a lesion's pictures averaged, and 'lesion_majority_accuracy'; for each class
       auroc/CLASS, recall/CLASS, precision/CLASS and average_precision/CLASS. And 95% intervals by a
       bootstrap over lesions, as NAME_low and NAME_high, for accuracy, balanced_accuracy, auroc,
-      auroc/mel and ece. That of ece lies high, and above the figure itself where a model is well
-      calibrated: a draw has its own noise, which the ECE takes for more miscalibration. What is
-      undefined is None.
+      the melanoma's auroc and ece. That of ece lies high, and above the figure itself where a model
+      is well calibrated: a draw has its own noise, which the ECE takes for more miscalibration.
+      What is undefined is None.
 
       Beside it, the reason for each figure that is None.
 
@@ -63,6 +64,7 @@ def figures(
     predicted = probabilities.argmax(1)
     values: Figures = {
         "num_images": len(labels),
+        "num_lesions": len(set(lesion_ids)),
         "accuracy": float(metrics.accuracy_score(labels, predicted)),
         "balanced_accuracy": _balanced_accuracy(labels, predicted),
         "f1_macro": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
@@ -83,6 +85,11 @@ def figures(
     _lesion_figures(values, undefined, probabilities, labels, lesion_ids)
     _intervals(values, undefined, probabilities, labels, lesion_ids, classes, num_resamples, seed)
     return values, undefined
+
+
+def find_melanoma(classes: Sequence[str]) -> str | None:
+    """The class that is melanoma; None where there is none."""
+    return next((name for name in _MELANOMA if name in classes), None)
 
 
 def threshold_for_sensitivity(
@@ -152,8 +159,9 @@ def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
 
 def figures_with_interval(classes: Sequence[str]) -> list[str]:
     """The names of the figures that come with an interval, in the order of `weighted_figures`."""
-    melanoma = [f"auroc/{MELANOMA}"] if MELANOMA in classes else []
-    return ["accuracy", "balanced_accuracy", "ece", "auroc", *melanoma]
+    melanoma = find_melanoma(classes)
+    names = ["accuracy", "balanced_accuracy", "ece", "auroc"]
+    return names if melanoma is None else [*names, f"auroc/{melanoma}"]
 
 
 def weighted_figures(
@@ -180,13 +188,16 @@ def weighted_figures(
     aurocs = np.stack(
         [weighted_auroc(probabilities[:, k], labels == k, weights) for k in range(len(classes))]
     )
+    # A draw without a class that there is would be another figure, of fewer classes.
+    is_whole = present[:, one_hot.any(0)].all(1)
     columns = [
         weights @ correct / total,
-        recalls.sum(1) / present.sum(1),
+        np.where(is_whole, recalls.sum(1) / present.sum(1), np.nan),
         np.abs(weights @ gaps).sum(1) / total,
         aurocs.mean(0),
     ]
-    columns += [aurocs[classes.index(MELANOMA)]] if MELANOMA in classes else []
+    melanoma = find_melanoma(classes)
+    columns += [] if melanoma is None else [aurocs[classes.index(melanoma)]]
     return np.stack(columns, axis=1)
 
 
@@ -250,12 +261,13 @@ def _melanoma_figure(
 ) -> None:
     name = "melanoma_specificity_at_95_sensitivity"
     values[name] = None
-    if MELANOMA not in classes:
-        undefined[name] = f"there is no class {MELANOMA}"
-    elif values[f"auroc/{MELANOMA}"] is None:
-        undefined[name] = undefined[f"auroc/{MELANOMA}"]
+    melanoma = find_melanoma(classes)
+    if melanoma is None:
+        undefined[name] = f"there is no class {' or '.join(_MELANOMA)}"
+    elif values[f"auroc/{melanoma}"] is None:
+        undefined[name] = undefined[f"auroc/{melanoma}"]
     else:
-        k = classes.index(MELANOMA)
+        k = classes.index(melanoma)
         # All points of the curve: among those that would be dropped may be the one sought.
         false_positive_rates, sensitivities, _ = metrics.roc_curve(
             labels == k, probabilities[:, k], drop_intermediate=False
@@ -277,7 +289,7 @@ def _lesion_figures(
     torn = np.flatnonzero(lesion_labels[lesions] != labels)
     if len(torn):
         reason = f"lesion {names[lesions[torn[0]]]} has images of more than one class"
-        for name in ("lesion_accuracy", "lesion_balanced_accuracy"):
+        for name in ("lesion_accuracy", "lesion_balanced_accuracy", "lesion_majority_accuracy"):
             values[name], undefined[name] = None, reason
         return
     # A lesion's sum ranks the classes as its mean does.
@@ -286,6 +298,7 @@ def _lesion_figures(
     predicted = sums.argmax(1)
     values["lesion_accuracy"] = float(metrics.accuracy_score(lesion_labels, predicted))
     values["lesion_balanced_accuracy"] = _balanced_accuracy(lesion_labels, predicted)
+    values["lesion_majority_accuracy"] = float(np.bincount(lesion_labels).max() / len(names))
 
 
 def _intervals(

@@ -108,16 +108,18 @@ def adjust_logits(logits: jax.Array, priors: jax.Array, tau: float = 1.0) -> jax
     return logits + tau * jnp.log(priors)
 
 
-def weigh_classes(losses: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-    """Multiplies each example's loss by its class's weight; a mixed target has the mixed weight.
+def weigh_targets(targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weighs the classes of each target; each class of a mixed one by its own weight.
 
     Args:
-      losses: [N].
       targets: [N, K], non-negative, each row of sum 1.
-      weights: [K]; a mean of 1 over what is drawn keeps the loss's scale.
+      weights: [K], above 0; a mean of 1 over what is drawn keeps the loss's scale.
 
     Returns:
-      float32 [N].
+      The targets to learn, float32 [N, K], each row of sum 1; and what to multiply each example's
+      loss by, float32 [N].
     """
-    losses, targets, weights = _float32(losses, targets, weights)
-    return losses * jnp.sum(targets * weights, 1)
+    targets, weights = _float32(targets, weights)
+    weighed = targets * weights
+    sums = jnp.sum(weighed, 1)
+    return weighed / sums[:, None], sums

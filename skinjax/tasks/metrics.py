@@ -23,6 +23,9 @@ SCORES = (
 )
 COUNTS = ("tp", "fp", "fn", "tn")
 MASK_HEADLINES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")  # those with an interval
+# Of fewer lesions a bootstrap's interval is much too narrow: groups have none, two runs no verdict,
+# and an evaluation says so.
+MIN_LESIONS = 10
 
 
 # On the device: a batch at the model's size, for validation during training.
@@ -154,8 +157,9 @@ def summarise_masks(
       seed: of the drawing.
 
     Returns:
-      'num_images' (an int); SCORES, each a mean over images; 'jaccard_pooled' and 'dice_pooled',
-      over all pixels; and MASK_HEADLINES also with '_low' and '_high', as `estimate_means` has it.
+      'num_images' and 'num_lesions' (ints); SCORES, each a mean over images; 'jaccard_pooled' and
+      'dice_pooled', over all pixels; and MASK_HEADLINES also with '_low' and '_high', as
+      `estimate_means` has it.
 
     Raises:
       ValueError: there is no image, or the two sequences differ in length.
@@ -163,7 +167,7 @@ def summarise_masks(
     if not scores:
         raise ValueError("there are no scores to summarise: the split is empty")
     table = {name: np.array([score[name] for score in scores], np.float64) for name in SCORES}
-    figures: dict[str, float] = {"num_images": len(scores)}
+    figures: dict[str, float] = {"num_images": len(scores), "num_lesions": len(set(lesion_ids))}
     figures |= {name: float(values.mean()) for name, values in table.items()}
     figures |= _pooled(*(sum(int(score[name]) for score in scores) for name in ("tp", "fp", "fn")))
     headlines = np.stack([table[name] for name in MASK_HEADLINES], axis=1)

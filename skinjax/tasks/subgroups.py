@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skinjax.tasks.classification_metrics import weighted_auroc
-from skinjax.tasks.metrics import bootstrap_means, interval, resample_lesions
+from skinjax.tasks.metrics import MIN_LESIONS, bootstrap_means, interval, resample_lesions
 
 NOT_TOLD = "not told"
 # Bands of age in years, by their first year and the next band's.
@@ -18,8 +18,6 @@ _AGES = (
     ("75 and over", 75, 200),
 )
 AGE_BANDS = tuple(name for name, _, _ in _AGES)
-# Of fewer lesions the bootstrap's interval is much too narrow, and none is given.
-MIN_LESIONS = 10
 _NUM_RESAMPLES = 1000
 
 

@@ -17,7 +17,7 @@ def write_masks(workdir, jaccards, first_id=0, name="test"):
     for i, jaccard in enumerate(jaccards, first_id):
         rows.append([f"i{i}", f"l{i // 2}", jaccard, jaccard, jaccard, 0.5])
     write(workdir / "evaluate" / name / "per_image.csv", rows)
-    (workdir / "evaluate" / name / "metrics.json").write_text("{}")
+    (workdir / "evaluate" / name / "metrics.json").write_text('{"checkpoint_step": 1200}')
     return workdir
 
 
@@ -26,7 +26,7 @@ def write_classes(workdir, probabilities, labels, classes=("mel", "nv")):
     for i, (row, label) in enumerate(zip(probabilities, labels, strict=True)):
         rows.append([f"i{i}", f"l{i}", classes[label], classes[np.argmax(row)], *row])
     write(workdir / "evaluate" / "test" / "predictions.csv", rows)
-    metrics = {"classes": list(classes)}
+    metrics = {"classes": list(classes), "checkpoint_step": 1200}
     (workdir / "evaluate" / "test" / "metrics.json").write_text(json.dumps(metrics))
     return workdir
 
@@ -51,6 +51,7 @@ def test_outlines_are_told_apart_where_they_differ_and_only_there(tmp_path, caps
     assert differences["jaccard"].high == pytest.approx(0.05)
     told = capsys.readouterr().out
     assert "60 images of 30 lesions" in told
+    assert f"A: {first / 'evaluate' / 'test'} (step 1,200)" in told
     assert [line.split(")")[-1].strip() for line in told.splitlines()[4:]] == [
         "B is better",
         "B is better",
@@ -59,6 +60,14 @@ def test_outlines_are_told_apart_where_they_differ_and_only_there(tmp_path, caps
     ]
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written["figures"]["jaccard"]["low"] == differences["jaccard"].low
+
+
+def test_of_few_lesions_no_side_is_called_better(tmp_path, capsys):
+    jaccards = np.linspace(0.3, 0.9, 18)  # of nine lesions
+    compare([write_masks(tmp_path / "a", jaccards)], [write_masks(tmp_path / "b", jaccards + 0.05)])
+    told = capsys.readouterr().out
+    assert told.count("of fewer than 10 lesions nothing can be told") == 4
+    assert "better" not in told
 
 
 def test_of_calibration_errors_the_lower_is_better(tmp_path, capsys):
@@ -127,7 +136,8 @@ def test_several_runs_a_side_are_averaged(tmp_path, capsys):
     assert (found.low, found.high) == (0.0, 1.0)
     folders = {name: str(run / "evaluate" / "test") for name, run in runs.items()}
     told = capsys.readouterr().out
-    assert f"  A: {folders['a0']}, {folders['a1']} (their mean)\n" in told
+    a0, a1 = (f"{folders[name]} (step 1,200)" for name in ("a0", "a1"))
+    assert f"  A: {a0}, {a1} (their mean)\n" in told
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written["second"] == [folders["b0"], folders["b1"]]
 
@@ -159,7 +169,7 @@ def test_an_evaluation_that_was_not_finished_is_not_compared(tmp_path):
 
 def test_the_command_line_tells_two_runs_or_two_sides_apart(tmp_path):
     runs = {
-        n: write_masks(tmp_path / n, [j] * 8) for n, j in {"a": 0.5, "b": 0.6, "c": 0.7}.items()
+        n: write_masks(tmp_path / n, [j] * 20) for n, j in {"a": 0.5, "b": 0.6, "c": 0.7}.items()
     }
     command = [sys.executable, "-m", "skinjax.main", "--mode=compare"]
     for flags, second in (

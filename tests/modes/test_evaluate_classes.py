@@ -9,7 +9,12 @@ import pytest
 from skinjax.data.classes import match_classes
 from skinjax.data.sources.example import CLASSES
 from skinjax.modes import evaluate_classes
-from skinjax.modes.evaluate_classes import _calibration, _common, _write
+from skinjax.modes.evaluate_classes import (
+    _at_threshold,
+    _calibration,
+    _common,
+    _write,
+)
 from skinjax.modes.workdir import calibration_path
 from skinjax.tasks.calibration import apply_temperature, fit_temperature
 from skinjax.tasks.classification_metrics import threshold_for_sensitivity
@@ -74,6 +79,36 @@ def test_what_is_chosen_on_val_is_of_the_models_own_classes(run_whose_data_lost_
     assert chosen["temperature"] == pytest.approx(temperature)
     assert chosen["melanoma_threshold"] == threshold_for_sensitivity(chances[:, 2], labels == 2)
     assert json.loads(calibration_path(tmp_path, 7, "").read_text()) == chosen
+
+
+def test_a_val_without_a_mistake_has_no_temperature(run_whose_data_lost_a_class, tmp_path, caplog):
+    """The loss falls with it without end: the search's bound would make all answers certain."""
+    run, predicted, labels = run_whose_data_lost_a_class
+    predicted[np.arange(40), labels] += 10
+    chosen = _calibration(run, run.members[0], ([], predicted))
+    assert chosen["temperature"] == 1 and chosen["fitted_on"] == "nothing"
+    assert chosen["melanoma_threshold"] is not None
+    assert f"tells all 40 val images of {tmp_path} rightly" in caplog.text
+
+
+def test_a_threshold_found_on_val_has_intervals_of_each_sides_lesions():
+    positive = np.arange(60) < 12
+    scores = np.where(positive, np.arange(60) > 0, np.arange(60) < 40).astype(float)
+    lesions = [f"l{i}" for i in range(60)]
+    found, undefined = _at_threshold(scores, positive, 0.5, lesions)
+    for name, value in (("sensitivity", 11 / 12), ("specificity", 20 / 48)):
+        key = f"melanoma_{name}_at_val_threshold"
+        assert found[key] == pytest.approx(value)
+        assert found[f"{key}_low"] < value < found[f"{key}_high"]
+    assert undefined == {}
+    few, undefined = _at_threshold(scores[5:], positive[5:], 0.5, lesions[5:])  # seven melanomas
+    assert few["melanoma_sensitivity_at_val_threshold"] == 1
+    assert few["melanoma_sensitivity_at_val_threshold_low"] is None
+    assert few.keys() == found.keys()
+    assert undefined.keys() == {name for name, value in few.items() if value is None}
+    none, undefined = _at_threshold(scores, np.zeros(60, bool), 0.5, lesions)
+    assert undefined["melanoma_sensitivity_at_val_threshold"] == "sensitivity is of no image"
+    assert undefined.keys() == {name for name, value in none.items() if value is None}
 
 
 def test_a_class_that_the_data_calls_otherwise_now_is_the_models(run_whose_data_lost_a_class):

@@ -35,7 +35,7 @@ from skinjax.modes import datasets
 from skinjax.modes.evaluate import evaluate
 from skinjax.modes.train import _Run, train
 from skinjax.modes.workdir import make_folder
-from skinjax.process import host_bytes, set_up_jax
+from skinjax.process import host_bytes, num_cores, set_up_jax
 from skinjax.tasks.segmentation import Segmentation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -330,6 +330,27 @@ def test_the_memory_is_that_of_the_container_or_the_job(tmp_path):
     assert host_bytes(groups, tmp_path) == 2000
     (tmp_path / "memory/job/step/memory.limit_in_bytes").write_text(str(2**63 - 4096))
     assert host_bytes(groups, tmp_path) == 3000
+
+
+def test_the_cores_are_those_of_the_container_or_the_job(tmp_path):
+    whole = num_cores(tmp_path / "none")
+    assert whole >= 1
+    groups = tmp_path / "groups"
+    groups.write_text("1:cpu,cpuacct:/job\n2:memory:/job\n0::/here/below\n")
+
+    def limit(file, text):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(f"{text}\n")
+
+    limit("here/below/cpu.max", "max 100000")
+    limit("cpu/job/cpu.cfs_quota_us", "-1")
+    limit("cpu/job/cpu.cfs_period_us", "100000")
+    assert num_cores(groups, tmp_path) == whole
+    limit("here/cpu.max", "50000 100000")
+    assert num_cores(groups, tmp_path) == 1
+    limit("here/cpu.max", "max 100000")
+    limit("cpu/job/cpu.cfs_quota_us", "90000")
+    assert num_cores(groups, tmp_path) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path):

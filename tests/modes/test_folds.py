@@ -30,6 +30,7 @@ def masks(first, jaccards):
             "dice": str(value),
             "thresholded_jaccard": str(value),
             "accuracy": "0.5",
+            "background_accuracy": "0.75",
         }
         for i, value in enumerate(jaccards, first)
     ]
@@ -43,6 +44,7 @@ def test_pooled_outlines_are_means_over_all_images_with_intervals_over_lesions()
     assert pooled["jaccard"] == pytest.approx(np.concatenate([first, second]).mean())
     assert pooled["jaccard_low"] < pooled["jaccard"] < pooled["jaccard_high"]
     assert pooled["accuracy"] == pooled["accuracy_low"] == pooled["accuracy_high"] == 0.5
+    assert pooled["background_accuracy"] == 0.75
 
 
 CLASSES = ("bcc", "mel", "nv")

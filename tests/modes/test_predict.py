@@ -521,6 +521,13 @@ def test_runs_that_do_not_go_together_are_refused(runs, cache_dir, tmp_path):
     untrained_run(config, fold)
     with pytest.raises(UserError, match=r"of the test split of .* were trained on by .*fold"):
         evaluate(runs["segmentation"][0], others=[fold])
+    # And its val, where its checkpoint was chosen, another's test images.
+    parts = (runs["segmentation"][0] / "splits.csv").read_text()
+    turned = parts.replace(",val\n", ",x\n").replace(",test\n", ",val\n").replace(",x\n", ",test\n")
+    assert turned != parts
+    (fold / "splits.csv").write_text(turned)
+    with pytest.raises(UserError, match=r"fold, or are its val, that its checkpoint was chosen"):
+        evaluate(runs["segmentation"][0], others=[fold])
 
 
 def test_the_package_is_light_until_it_is_used():

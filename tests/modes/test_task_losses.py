@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from skinjax.modes.build import create_task
+from skinjax.errors import UserError
+from skinjax.modes.build import create_mesh, create_task
 from skinjax.modes.config import classification_config, segmentation_config
 
 SHARES = np.array([0.6, 0.3, 0.1])
@@ -23,7 +24,7 @@ def focal(gamma):
 
 def weighed(power):
     weights = SHARES**-power
-    return cross_entropy(LOGITS, TARGETS) * (TARGETS @ weights) / (SHARES @ weights)
+    return cross_entropy(LOGITS, TARGETS, weights / (SHARES @ weights))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,16 @@ def test_the_loss_of_a_diagnosis(options, expected):
     assert loss == pytest.approx(expected.mean(), rel=1e-5)
     correct = LOGITS.argmax(1) == TARGETS.argmax(1)
     assert figures["accuracy"] == pytest.approx(correct.mean())
+
+
+@pytest.mark.parametrize("mixing", ["mixup_alpha", "cutmix_alpha"])
+def test_one_picture_a_part_cannot_be_mixed(mixing):
+    config = classification_config()
+    config.batch_size = config.accumulation = 8
+    create_mesh(config)
+    config.loss[mixing] = 0.2
+    with pytest.raises(UserError, match=f"{mixing} .* leaves one in each"):
+        create_mesh(config)
 
 
 @pytest.mark.parametrize(("bce_weight", "dice_weight"), [(1.0, 1.0), (2.0, 3.0), (0.0, 1.0)])

@@ -17,6 +17,7 @@ from skinjax.tasks.calibration import apply_temperature, expected_calibration_er
 from skinjax.tasks.class_sums import class_sums, divide_class_sums
 from skinjax.tasks.classification_metrics import (
     figures,
+    find_melanoma,
     sensitivity_and_specificity,
     threshold_for_sensitivity,
     weighted_auroc,
@@ -91,7 +92,7 @@ def test_every_figure_is_scikit_learns(case):
         else:
             assert found[name] == pytest.approx(value, abs=1e-9), name
     others = {"ece", "melanoma_specificity_at_95_sensitivity", "lesion_accuracy"}
-    others |= {"lesion_balanced_accuracy"}
+    others |= {"lesion_balanced_accuracy", "lesion_majority_accuracy", "num_lesions"}
     ends = {f"{name}_{end}" for name in INTERVALS for end in ("low", "high")}
     assert set(found) == set(expected) | others | ends
     assert undefined.keys() == {name for name, value in found.items() if value is None}
@@ -135,6 +136,15 @@ def test_thresholds_without_positives_or_negatives():
     assert sensitivity_and_specificity(scores, both, 0.9) == (1.0, 1.0)
 
 
+def test_melanoma_is_found_by_what_data_sets_call_it():
+    probabilities, labels = np.eye(3)[np.arange(30) % 3], np.arange(30) % 3
+    names = ("common_nevus", "atypical_nevus", "melanoma")
+    found, _ = figures(probabilities, labels, [f"l{i}" for i in range(30)], names, num_resamples=9)
+    assert found["melanoma_specificity_at_95_sensitivity"] == found["auroc/melanoma_low"] == 1
+    assert find_melanoma(CLASSES) == "mel"
+    assert find_melanoma(("benign", "malignant")) is None  # of which more than melanomas may be
+
+
 def test_one_image():
     found, undefined = figures(np.eye(7)[[4]], np.array([4]), ["a"], CLASSES, num_resamples=20)
     assert found["accuracy"] == found["accuracy_low"] == found["lesion_accuracy"] == 1
@@ -154,6 +164,22 @@ def test_lesions_are_scored_by_their_mean_probability():
     found, _ = figures(probabilities, labels, list("abbc"), ("nv", "mel"), num_resamples=2)
     assert found["lesion_accuracy"] == pytest.approx(2 / 3)
     assert found["lesion_balanced_accuracy"] == pytest.approx(0.75)
+    assert found["lesion_majority_accuracy"] == pytest.approx(2 / 3) and found["num_lesions"] == 3
+
+
+def test_a_draw_that_leaves_out_a_class_is_none_for_the_balanced_accuracy():
+    """Of fewer classes it would be another figure, and the interval would reach up to that."""
+    labels = np.array([0] * 100 + [1] * 4 + [2] * 4)  # one draw in 28 has but two of them
+    probabilities = np.tile([0.8, 0.1, 0.1], (108, 1))
+    probabilities[:10] = 0.1, 0.8, 0.1
+    lesions = [f"l{i}" for i in range(108)]
+    classes = ("nv", "mel", "df")
+    found, _ = figures(probabilities, labels, lesions, classes)
+    assert found["balanced_accuracy"] == pytest.approx(0.3)
+    assert found["balanced_accuracy_high"] < 0.35
+    found, undefined = figures(probabilities[:105], labels[:105], lesions[:105], classes)
+    assert found["balanced_accuracy_high"] is None
+    assert "leaves out a class" in undefined["balanced_accuracy_high"]
 
 
 def test_a_lesion_of_two_classes_has_no_score():
@@ -251,7 +277,7 @@ def test_an_interval_that_too_few_draws_define_is_none():
     found, undefined = figures(probabilities, labels, lesion_ids, CLASSES, 200)
     assert found["auroc"] is not None and found["auroc_low"] is None
     assert "leaves out a class" in undefined["auroc_low"]
-    assert found["auroc/mel_low"] is not None and found["balanced_accuracy_low"] is not None
+    assert found["auroc/mel_low"] is not None and found["balanced_accuracy_low"] is None
 
 
 def test_the_bootstrap_is_quick_enough_for_a_test_split():

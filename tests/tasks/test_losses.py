@@ -17,7 +17,7 @@ from skinjax.tasks.losses import (
     cross_entropy,
     dice_loss,
     focal_loss,
-    weigh_classes,
+    weigh_targets,
 )
 
 SHAPE = (3, 5, 4, 1)
@@ -178,21 +178,29 @@ def test_class_weights_against_scikit_learn():
     logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 4, 50)
     weights = np.array([0.5, 1, 2, 4])
     targets = jax.nn.one_hot(labels, 4)
-    losses = cross_entropy(jnp.asarray(logits, jnp.float32), targets)
-    weighed = weigh_classes(losses, targets, jnp.asarray(weights, jnp.float32))
+    targets, factors = weigh_targets(targets, jnp.asarray(weights, jnp.float32))
+    np.testing.assert_array_equal(targets, np.eye(4)[labels])
+    weighed = factors * cross_entropy(jnp.asarray(logits, jnp.float32), targets)
     probabilities = np.exp(log_softmax(logits))
     expected = log_loss(
         labels, probabilities, labels=range(4), sample_weight=weights[labels], normalize=False
     )
     assert float(weighed.sum()) == pytest.approx(expected, rel=1e-5)
-    mixed = weigh_classes(
-        jnp.ones(1), jnp.array([[0.25, 0, 0, 0.75]]), jnp.asarray(weights, jnp.float32)
-    )
-    assert float(mixed[0]) == pytest.approx(0.25 * 0.5 + 0.75 * 4)
+
+
+def test_a_mixed_targets_classes_have_their_own_weights():
+    """As the two pictures apart would have them: the loss is linear in the targets."""
+    weights, logits = jnp.array([0.5, 1, 2, 4]), jnp.array([[1.0, -0.5, 0.2, 2.0]])
+    targets, factors = weigh_targets(jnp.array([[0.25, 0, 0, 0.75]]), weights)
+    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
+    ours = factors * cross_entropy(logits, targets)
+    apart = [float(cross_entropy(logits, jax.nn.one_hot(jnp.array([k]), 4))[0]) for k in (0, 3)]
+    assert float(ours[0]) == pytest.approx(0.25 * 0.5 * apart[0] + 0.75 * 4 * apart[1], rel=1e-5)
 
 
 def test_strict_promotion_of_the_losses_over_classes():
     logits, targets = jnp.zeros((2, 3), jnp.bfloat16), jnp.eye(3)[:2]
     with jax.numpy_dtype_promotion("strict"):
         losses = cross_entropy(adjust_logits(logits, jnp.ones(3) / 3), targets, 0.1)
-        weigh_classes(losses + focal_loss(logits, targets, 2.0), targets, jnp.ones(3))
+        _, factors = weigh_targets(targets, jnp.ones(3))
+        factors * (losses + focal_loss(logits, targets, 2.0))

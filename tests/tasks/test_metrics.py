@@ -169,6 +169,7 @@ def test_summarise_masks():
     figures = summarise_masks(scores, lesion_ids)
     assert set(figures) == {
         "num_images",
+        "num_lesions",
         *SCORES,
         "jaccard_pooled",
         "dice_pooled",
