@@ -126,13 +126,14 @@ def create_mesh(
         UserError: where the devices, the batch or the pictures do not fit together.
     """
     part = config.batch_size // config.accumulation
-    if part < 2 and config.task == "classification":
+    if part == 1 and config.task == "classification":
         for name in ("mixup_alpha", "cutmix_alpha"):
             if config.loss[name] > 0:
                 raise UserError(
                     f"config.loss.{name} mixes the pictures of a part of the batch, and "
                     f"config.batch_size={config.batch_size} in config.accumulation="
-                    f"{config.accumulation} parts leaves one in each: take fewer parts."
+                    f"{config.accumulation} parts leaves one in each: take a larger batch or fewer "
+                    "parts, or set it to 0."
                 )
     cores = jax.default_backend() == "cpu" and jax.process_count() == 1
     if devices is None and cores:

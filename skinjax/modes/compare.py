@@ -127,13 +127,19 @@ def _read(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
     return kind, {row["image_id"]: row for row in rows}
 
 
-def _step(folder: Path) -> str:
-    """The checkpoints that an evaluation is of; a training that went on may have a better one."""
+def _figures(folder: Path) -> dict[str, Any]:
+    """An evaluation's metrics.json."""
     path = folder / "metrics.json"
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: evaluate the run again.") from error
+    return figures
+
+
+def _step(folder: Path) -> str:
+    """The checkpoints that an evaluation is of; a training that went on may have a better one."""
+    figures = _figures(folder)
     members = figures.get("averaged", [figures])
     return ", ".join(f"step {member['checkpoint_step']:,}" for member in members)
 
@@ -142,10 +148,11 @@ def _same_classes(folders: Sequence[Path]) -> list[str]:
     """The classes of the evaluations, in the order of their probabilities."""
     found: list[list[str]] = []
     for folder in folders:
-        path = folder / "metrics.json"
-        classes = json.loads(path.read_text(encoding="utf-8")).get("classes")
+        classes = _figures(folder).get("classes")
         if classes is None:
-            raise UserError(f"{path} is of an earlier version: evaluate the run again.")
+            raise UserError(
+                f"{folder / 'metrics.json'} is of an earlier version: evaluate the run again."
+            )
         if found and classes != found[0]:
             raise UserError(
                 f"{folders[0]} and {folder} do not tell the same classes apart "

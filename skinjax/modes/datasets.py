@@ -128,15 +128,15 @@ def refuse_trained(
         positions: of the pictures to be scored.
 
     Raises:
-        UserError: with the count of those that were trained on.
+        UserError: with the count of those that were trained on or chosen on.
     """
     what = f"the {len(positions):,} images of {tested.name}"
     try:
         trained = prepare_data(config)
     except UserError as error:
         logging.warning(
-            "The run's own data cannot be read (%s) Pictures and lesions that it was trained on "
-            "are told by their numbers in the ISIC archive alone, not by their content.",
+            "The run's own data cannot be read (%s) Pictures and lesions that it has learnt "
+            "from are told by their numbers in the ISIC archive alone, not by their content.",
             error,
         )
         parts = splitting.read_splits(splits_file)

@@ -97,8 +97,8 @@ def _warning(run: TrainedRun, num_lesions: int) -> str:
     )
     if not tells:
         return (
-            f"  {prepared.name} tells no lesions: each picture counts as one, and the intervals "
-            "are too narrow where pictures show the same\n"
+            f"  where {prepared.name} tells no lesions, each picture counts as one, and the "
+            "intervals are too narrow where pictures show the same\n"
         )
     if num_lesions < MIN_LESIONS:
         return f"  of fewer than {MIN_LESIONS} lesions, intervals are much too narrow\n"

@@ -264,9 +264,8 @@ def _calibration(
         # The smaller the temperature, the better these are told: without a mistake none is best.
         fitted_on, temperature = "nothing", 1.0
         logging.warning(
-            "The model tells all %s val images of %s rightly, from which no temperature can be "
-            "fitted: its probabilities are as the network gives them.",
-            f"{len(labels):,}",
+            "All of %s's val was told rightly, from which no temperature can be fitted: its "
+            "probabilities are as the network gives them.",
             member.workdir,
         )
     threshold = None

@@ -131,9 +131,9 @@ def pool(task: str, evaluations: list[Evaluation], classes: tuple[str, ...]) -> 
         classes: of a classification, in the order of its probabilities.
 
     Returns:
-        Of a segmentation 'num_images', the headline scores and 'background_accuracy'; of a
-        classification the figures of `classification_metrics.figures`. Intervals are by a bootstrap
-        over lesions.
+        Of a segmentation 'num_images', 'num_lesions', the headline scores and
+        'background_accuracy'; of a classification the figures of `classification_metrics.figures`.
+        Intervals are by a bootstrap over lesions.
 
     Raises:
         UserError: where an image is in two of them.

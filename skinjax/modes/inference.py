@@ -232,7 +232,7 @@ class TrainedRun:
         """Where the images of a split are in the data.
 
         Raises:
-            UserError: where there is no such split, or a model was trained on its images.
+            UserError: where there is no such split, or a model has learnt from its images.
         """
         if self.is_own:
             splits_file = self.workdir / "splits.csv"

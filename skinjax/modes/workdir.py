@@ -184,7 +184,7 @@ def calibration_path(workdir: Path, step: int, tta: str) -> Path:
 
 
 def read_calibration(workdir: Path, step: int, tta: str) -> dict[str, Any] | None:
-    """Reads what an evaluation chose on val for a checkpoint.
+    """Reads what an evaluation chose on val for a checkpoint; warns where that is no temperature.
 
     Returns:
         Its 'temperature' and 'melanoma_threshold' among others; None where there was none yet.
@@ -201,6 +201,13 @@ def read_calibration(workdir: Path, step: int, tta: str) -> dict[str, Any] | Non
         raise UserError(
             f"{path} is damaged ({error}): delete it and evaluate the run again."
         ) from error
+    if calibration["fitted_on"] != "val":
+        logging.warning(
+            "%s: all of val was told rightly, from which no temperature can be fitted. The "
+            "probabilities of %s are as the network gives them.",
+            path,
+            workdir,
+        )
     return calibration
 
 

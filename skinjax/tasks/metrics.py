@@ -23,8 +23,8 @@ SCORES = (
 )
 COUNTS = ("tp", "fp", "fn", "tn")
 MASK_HEADLINES = ("jaccard", "dice", "thresholded_jaccard", "accuracy")  # those with an interval
-# Of fewer lesions a bootstrap's interval is much too narrow: groups have none, two runs no verdict,
-# and an evaluation says so.
+# Of fewer lesions a bootstrap's interval is much too narrow: a group has none, two runs scored on
+# so few have no verdict, and their evaluations say so.
 MIN_LESIONS = 10
 
 

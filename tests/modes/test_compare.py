@@ -121,6 +121,21 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_mend(tmp_path):
         compare([classes], [classes, other])
 
 
+@pytest.mark.parametrize("kind", ["masks", "classes"])
+def test_a_damaged_evaluation_is_told_by_its_file(tmp_path, kind):
+    labels = np.arange(4) % 2
+    runs = [
+        write_masks(tmp_path / name, [0.5] * 4)
+        if kind == "masks"
+        else write_classes(tmp_path / name, np.full((4, 2), 0.5), labels)
+        for name in "ab"
+    ]
+    path = runs[1] / "evaluate" / "test" / "metrics.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=f"{path} is damaged: evaluate"):
+        compare(runs[:1], runs[1:])
+
+
 def test_several_runs_a_side_are_averaged(tmp_path, capsys):
     labels = np.arange(80) % 2
     right, wrong = np.full((80, 2), 0.1), np.full((80, 2), 0.1)

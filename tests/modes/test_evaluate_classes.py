@@ -88,7 +88,10 @@ def test_a_val_without_a_mistake_has_no_temperature(run_whose_data_lost_a_class,
     chosen = _calibration(run, run.members[0], ([], predicted))
     assert chosen["temperature"] == 1 and chosen["fitted_on"] == "nothing"
     assert chosen["melanoma_threshold"] is not None
-    assert f"tells all 40 val images of {tmp_path} rightly" in caplog.text
+    assert f"All of {tmp_path}'s val was told rightly" in caplog.text
+    caplog.clear()
+    assert _calibration(run, run.members[0], None) == chosen
+    assert "all of val was told rightly" in caplog.text
 
 
 def test_a_threshold_found_on_val_has_intervals_of_each_sides_lesions():
