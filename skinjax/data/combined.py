@@ -36,6 +36,7 @@ class Combined:
         self.set_names = tuple(member.name for member in self._members)
         self.name = "+".join(self.set_names)
         self.tells_lesions = tuple(member.has_lesion_ids for member in self._members)
+        self.has_lesion_ids = all(self.tells_lesions)
         self.table: list[Row] = list(first.table)
         self._starts = [0]
         for member in self._members[1:]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skinjax.errors import UserError
-from skinjax.modes.evaluations import TABLES, read_rows
+from skinjax.modes.evaluations import TABLES, read_figures, read_rows
 from skinjax.modes.workdir import evaluation_name, make_folder, write_text
 from skinjax.tasks.comparison import Difference, compare_classes, compare_scores
 from skinjax.tasks.metrics import MASK_HEADLINES, MIN_LESIONS
@@ -60,11 +60,12 @@ def compare(
     else:
         labels = np.array([names.index(row["truth"]) for row in rows[0]])
         differences = compare_classes(*sides, labels, lesions, names)
-    print(f"{len(images):,} images of {len(set(lesions)):,} lesions")
+    num_lesions = len(set(lesions))
+    print(f"{len(images):,} images of {num_lesions:,} lesions")
     for side, of_side in zip("AB", by_side.values(), strict=True):
         named = ", ".join(f"{folder} ({_step(folder)})" for folder in of_side)
         print(f"  {side}: {named}" + " (their mean)" * (len(of_side) > 1))
-    print(_table(differences, len(set(lesions))))
+    print(_table(differences, num_lesions))
     if output is not None:
         make_folder("output", output)
         written: dict[str, Any] = {side: list(map(str, named)) for side, named in by_side.items()}
@@ -127,19 +128,9 @@ def _read(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
     return kind, {row["image_id"]: row for row in rows}
 
 
-def _figures(folder: Path) -> dict[str, Any]:
-    """An evaluation's metrics.json."""
-    path = folder / "metrics.json"
-    try:
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged: evaluate the run again.") from error
-    return figures
-
-
 def _step(folder: Path) -> str:
     """The checkpoints that an evaluation is of; a training that went on may have a better one."""
-    figures = _figures(folder)
+    figures = read_figures(folder)
     members = figures.get("averaged", [figures])
     return ", ".join(f"step {member['checkpoint_step']:,}" for member in members)
 
@@ -148,7 +139,7 @@ def _same_classes(folders: Sequence[Path]) -> list[str]:
     """The classes of the evaluations, in the order of their probabilities."""
     found: list[list[str]] = []
     for folder in folders:
-        classes = _figures(folder).get("classes")
+        classes = read_figures(folder).get("classes")
         if classes is None:
             raise UserError(
                 f"{folder / 'metrics.json'} is of an earlier version: evaluate the run again."

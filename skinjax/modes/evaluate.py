@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skinjax.data.combined import Combined
 from skinjax.engine.distributed import is_main, on_main
 from skinjax.errors import UserError
 from skinjax.modes import bucket
@@ -92,10 +91,7 @@ def _count(figures: dict[str, Any], num_asked: int) -> str:
 def _warning(run: TrainedRun, num_lesions: int) -> str:
     """What makes the intervals narrower than they should be, as a line; else empty."""
     prepared = run.prepared
-    tells = (
-        all(prepared.tells_lesions) if isinstance(prepared, Combined) else prepared.has_lesion_ids
-    )
-    if not tells:
+    if not prepared.has_lesion_ids:
         return (
             f"  where {prepared.name} tells no lesions, each picture counts as one, and the "
             "intervals are too narrow where pictures show the same\n"

@@ -172,11 +172,19 @@ def list_evaluations(workdir: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: where one is damaged.
     """
-    found = []
-    for path in sorted((workdir / "evaluate").glob("*/metrics.json")):
-        try:
-            figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is damaged ({error}): evaluate again.") from error
-        found.append((path.parent.name, figures))
-    return found
+    folders = [path.parent for path in sorted((workdir / "evaluate").glob("*/metrics.json"))]
+    return [(folder.name, read_figures(folder)) for folder in folders]
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    """The figures of the evaluation in a folder.
+
+    Raises:
+        UserError: where they are damaged.
+    """
+    path = folder / "metrics.json"
+    try:
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: evaluate the run again ({error}).") from error
+    return figures

@@ -89,13 +89,14 @@ def train(
 
                 signal_number = stop.after_step()
                 last = step == total
-                evaluated = last or step % run.durations.eval_every_steps == 0
+                regular = step % run.durations.eval_every_steps == 0
+                evaluated = last or regular
                 if evaluated or step % config.save_every_steps == 0 or signal_number:
                     monitor.flush(step)  # ends a run whose steps are all skipped, before it saves
                     with monitor.pause():
                         if evaluated:
                             metrics = run.evaluate(eval_step, state)
-                            if step % run.durations.eval_every_steps == 0:
+                            if regular:
                                 # The end of a run that may go on is no evaluation of the plateau's.
                                 state = run.update_plateau(state, metrics)
                             monitor.write(step, "val", metrics)
