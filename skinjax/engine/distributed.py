@@ -160,6 +160,17 @@ def held_by_main(context: contextlib.AbstractContextManager[Any]) -> Iterator[No
         yield
 
 
+def _processes_on_host() -> list[int]:
+    """The processes of the run on this host, this one among them, by their numbers."""
+    hosts = tell_all(socket.gethostname())
+    return [k for k, host in enumerate(hosts) if host == hosts[jax.process_index()]]
+
+
+def num_processes_on_host() -> int:
+    """How many processes of the run share this host's memory; all must call it."""
+    return len(_processes_on_host())
+
+
 def first_on_host(function: Callable[[], T]) -> T:
     """Does something in one process of each host, then in the others, which find it done.
 
@@ -169,8 +180,7 @@ def first_on_host(function: Callable[[], T]) -> T:
     Raises:
         UserError: of this process; in the others as `ToldElsewhere`.
     """
-    hosts = tell_all(socket.gethostname())
-    is_first = hosts.index(hosts[jax.process_index()]) == jax.process_index()
+    is_first = _processes_on_host()[0] == jax.process_index()
     result = agree(lambda: function() if is_first else None)
     return agree(lambda: function() if result is None else result)
 

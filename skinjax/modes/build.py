@@ -176,12 +176,21 @@ class Durations:
     Attributes:
         steps_per_epoch: may be fractional: batches go on across the epochs' borders.
         total_steps: of the training.
-        eval_every_steps: between two evaluations.
+        eval_every_steps: between two evaluations; may be fractional likewise, at least 1.
     """
 
     steps_per_epoch: float
     total_steps: int
-    eval_every_steps: int
+    eval_every_steps: float
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether a regular evaluation comes after a step.
+
+        They are where the epochs end, not a rounded number of steps apart: of a training of a whole
+        number of them the last is its end, and none comes a step or two before.
+        """
+        number = round(step / self.eval_every_steps)
+        return step == round(number * self.eval_every_steps)
 
 
 def create_durations(config: ConfigDict, num_examples: int) -> Durations:
@@ -190,7 +199,7 @@ def create_durations(config: ConfigDict, num_examples: int) -> Durations:
     return Durations(
         steps_per_epoch=steps_per_epoch,
         total_steps=max(1, round(config.num_epochs * steps_per_epoch)),
-        eval_every_steps=max(1, round(config.eval_every_epochs * steps_per_epoch)),
+        eval_every_steps=max(1.0, config.eval_every_epochs * steps_per_epoch),
     )
 
 

@@ -271,27 +271,40 @@ def create_examples(
 DEVICE_SHARE, HOST_SHARE = 0.25, 0.5
 
 
+def decoded_bytes(config: ConfigDict, num_examples: int, with_masks: bool) -> int:
+    """The bytes of so many decoded images, fitted to the model's input, and of their masks."""
+    height, width = config.image_size
+    return num_examples * height * width * (4 if with_masks else 3)
+
+
 def choose_cache(
-    config: ConfigDict, num_examples: int, with_masks: bool, device_bytes: int | None
+    config: ConfigDict,
+    num_train: int,
+    num_val: int,
+    with_masks: bool,
+    device_bytes: int | None,
+    num_processes: int = 1,
 ) -> str:
     """Where the decoded training images are kept, by what fits, unless the configuration says it.
 
     Args:
         config: of the run.
-        num_examples: of the training split.
+        num_train: images of the training split.
+        num_val: of val, which are kept in the host's memory wherever those are kept.
         with_masks: whether masks are kept beside the images.
         device_bytes: memory of a device; None where it is the host's.
+        num_processes: that share the host's memory, each of which comes to keep all images.
 
     Returns:
         'device', 'host' or 'none'.
     """
     if config.data.cache != "auto":
         return config.data.cache
-    height, width = config.image_size
-    num_bytes = num_examples * height * width * (4 if with_masks else 3)
-    if device_bytes and num_bytes <= DEVICE_SHARE * device_bytes:
+    train, val = (decoded_bytes(config, n, with_masks) for n in (num_train, num_val))
+    host = HOST_SHARE * host_bytes() / num_processes
+    if device_bytes and train <= DEVICE_SHARE * device_bytes and val <= host:
         return "device"
-    return "host" if num_bytes <= HOST_SHARE * host_bytes() else "none"
+    return "host" if train + val <= host else "none"
 
 
 def check_labels(prepared: Prepared | Combined, positions: list[int]) -> None:

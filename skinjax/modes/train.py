@@ -19,7 +19,14 @@ from skinjax.data.pipeline import Order, eval_batches, prefetch, train_batches
 from skinjax.data.records import Prepared
 from skinjax.engine import memory, optim, parallel
 from skinjax.engine.checkpoint import Checkpoints
-from skinjax.engine.distributed import agree, first_on_host, held_by_main, is_main, on_main
+from skinjax.engine.distributed import (
+    agree,
+    first_on_host,
+    held_by_main,
+    is_main,
+    num_processes_on_host,
+    on_main,
+)
 from skinjax.engine.monitor import Monitor, duration
 from skinjax.engine.preemption import interruption, stop_on_signals
 from skinjax.engine.resident import Resident
@@ -89,7 +96,7 @@ def train(
 
                 signal_number = stop.after_step()
                 last = step == total
-                regular = step % run.durations.eval_every_steps == 0
+                regular = run.durations.is_evaluated(step)
                 evaluated = last or regular
                 if evaluated or step % config.save_every_steps == 0 or signal_number:
                     monitor.flush(step)  # ends a run whose steps are all skipped, before it saves
@@ -122,12 +129,6 @@ class _Run:
 
     def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh):
         self.config, self.workdir, self.mesh = config, workdir, mesh
-        self.load = memory.Load(
-            config.batch_size,
-            tuple(config.image_size),
-            config.accumulation,
-            parallel.batch_parts(mesh),
-        )
         if config.task == "joint" and bucket.is_copy(workdir):
             raise UserError(
                 "--workdir: a joint training leaves two runs in its folder, which cannot be a "
@@ -149,7 +150,20 @@ class _Run:
         self.task, self.durations = self.training.task, self.training.durations
         masks = self.task.uses_masks
         self.cache = datasets.choose_cache(
-            config, len(splits["train"]), masks, memory.available_bytes(jax.local_devices()[0])
+            config,
+            len(splits["train"]),
+            len(splits["val"]),
+            masks,
+            memory.available_bytes(jax.local_devices()[0]),
+            num_processes_on_host(),
+        )
+        train_bytes = datasets.decoded_bytes(config, len(splits["train"]), masks)
+        self.load = memory.Load(
+            config.batch_size,
+            tuple(config.image_size),
+            config.accumulation,
+            parallel.batch_parts(mesh),
+            resident_bytes=train_bytes if self.cache == "device" else 0,
         )
         self.train_examples, self.val_examples = (
             datasets.create_examples(config, prepared, splits[name], masks, self.cache in kept)

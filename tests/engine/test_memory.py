@@ -1,5 +1,8 @@
 """Device memory that is not enough: told before the first step, or when XLA finds out."""
 
+import dataclasses
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -31,6 +34,15 @@ def test_a_step_that_fits_passes_and_one_that_does_not_is_refused(step, monkeypa
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**20)
     with pytest.raises(UserError, match=rf"about 0\.00 GiB.* 4 of the .*=32 .*192x256.*{SWITCHES}"):
         memory.check_memory(step, device, LOAD)
+
+
+def test_data_that_lies_on_the_devices_counts(step, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2**23)
+    for megabytes, fits in ((3, True), (4, False)):
+        load = dataclasses.replace(LOAD, resident_bytes=megabytes * 2**20)
+        words = r"images take 0\.00 GiB of each device.* config\.data\.cache='host'"
+        with nullcontext() if fits else pytest.raises(UserError, match=words):
+            memory.check_memory(step, jax.devices()[0], load)
 
 
 def test_what_xla_raises_is_told_in_the_same_words():

@@ -140,15 +140,19 @@ def test_where_images_are_kept_changes_nothing(
 def test_images_are_kept_where_they_fit(config, monkeypatch):
     config.data.cache = "auto"
     size = 32 * 48 * 4  # bytes of an image and its mask
-    assert datasets.choose_cache(config, 10, True, 40 * size) == "device"
-    assert datasets.choose_cache(config, 11, True, 40 * size) == "host"
-    assert datasets.choose_cache(config, 13, False, 40 * size) == "device"
-    assert datasets.choose_cache(config, 10, True, None) == "host"
+    assert datasets.choose_cache(config, 10, 1, True, 40 * size) == "device"
+    assert datasets.choose_cache(config, 11, 1, True, 40 * size) == "host"
+    assert datasets.choose_cache(config, 13, 1, False, 40 * size) == "device"
+    assert datasets.choose_cache(config, 10, 1, True, None) == "host"
     memory = {"SC_PHYS_PAGES": 20 * size, "SC_PAGE_SIZE": 1}
     monkeypatch.setattr(os, "sysconf", memory.get)
-    assert datasets.choose_cache(config, 11, True, 40 * size) == "none"
+    assert datasets.choose_cache(config, 9, 1, True, 10 * size) == "host"
+    assert datasets.choose_cache(config, 9, 2, True, 10 * size) == "none"
+    assert datasets.choose_cache(config, 9, 1, True, 10 * size, num_processes=2) == "none"
+    assert datasets.choose_cache(config, 4, 1, True, 10 * size, num_processes=2) == "host"
+    assert datasets.choose_cache(config, 9, 11, True, 40 * size) == "none"
     config.data.cache = "device"
-    assert datasets.choose_cache(config, 10**9, True, None) == "device"
+    assert datasets.choose_cache(config, 10**9, 1, True, None) == "device"
 
 
 def test_a_complete_run_stays_as_it_is(config, whole_run, capsys):
